@@ -1,0 +1,27 @@
+#![doc = include_str!("../README.md")]
+
+mod caps;
+mod error;
+mod idmap;
+mod kind;
+mod mount;
+mod privilege;
+mod profile;
+mod program;
+mod sandbox;
+pub mod seccomp;
+mod spawn;
+#[allow(missing_docs, dead_code, unreachable_pub, reason = "shared with the helper, where each side uses its part")]
+#[path = "../helper/wire.rs"]
+mod wire;
+
+pub use caps::{CapSet, Capabilities, Capability};
+pub use error::{Error, Result};
+pub use idmap::{IdMap, IdRange, parse_subids};
+pub use kind::Namespaces;
+pub use mount::{Mount, Overlay, Root};
+pub use nix::sys::resource::Resource;
+pub use privilege::Privilege;
+pub use profile::Profile;
+pub use sandbox::{Cgroups, Device, MonitorOptions, Rlimit, Sandbox, SmallFile, Stdio, User};
+pub use spawn::{Attachment, Child, Event, ExitStatus, Output, Reaper};
