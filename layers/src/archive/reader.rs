@@ -1,0 +1,397 @@
+//! A strict streaming tar reader: ustar, PAX and GNU long names. Where implementations differ in
+//! how they read an archive, it is an error: a file that two tools see differently hides something.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use super::Bounds;
+use crate::error::{Error, Result};
+
+const BLOCK: usize = 512;
+
+/// What an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    File,
+    HardLink,
+    Symlink,
+    CharDevice,
+    BlockDevice,
+    Directory,
+    Fifo,
+}
+
+/// One entry, its extensions applied.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) kind: Kind,
+    pub(crate) path: Vec<u8>,
+    pub(crate) link: Vec<u8>,
+    pub(crate) mode: u32,
+    pub(crate) uid: u64,
+    pub(crate) gid: u64,
+    pub(crate) size: u64,
+    pub(crate) mtime: (i64, u32),
+    pub(crate) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+#[derive(Default)]
+struct Extensions {
+    pax: BTreeMap<Vec<u8>, Vec<u8>>,
+    long_name: Option<Vec<u8>>,
+    long_link: Option<Vec<u8>>,
+}
+
+/// Reads entries one after the other; the data of each must be taken before the next.
+pub(crate) struct Reader<R> {
+    input: R,
+    bounds: Bounds,
+    global: BTreeMap<Vec<u8>, Vec<u8>>,
+    remaining: u64,
+    padding: usize,
+    entries: u64,
+    total: u64,
+}
+
+fn bad(entry: &[u8], reason: &'static str) -> Error {
+    Error::Archive { entry: String::from_utf8_lossy(entry).into_owned(), reason }
+}
+
+impl<R: Read> Reader<R> {
+    pub(crate) fn new(input: R, bounds: Bounds) -> Self {
+        Reader { input, bounds, global: BTreeMap::new(), remaining: 0, padding: 0, entries: 0, total: 0 }
+    }
+
+    /// Gives the input back, to hash what follows the archive.
+    pub(crate) fn into_inner(self) -> R {
+        self.input
+    }
+
+    /// The next entry; `None` at the end of the archive.
+    pub(crate) fn next(&mut self) -> Result<Option<Entry>> {
+        self.skip()?;
+        let mut ext = Extensions::default();
+        loop {
+            let Some(header) = self.header()? else {
+                return if ext.pax.is_empty() && ext.long_name.is_none() && ext.long_link.is_none() {
+                    Ok(None)
+                } else {
+                    Err(bad(b"", "an extension header without an entry"))
+                };
+            };
+            self.entries += 1;
+            if self.entries > self.bounds.entries {
+                return Err(Error::Limit { what: "the number of entries", limit: self.bounds.entries });
+            }
+            let name = field(&header, 0, 100);
+            let size = number(&header[124..136]).ok_or_else(|| bad(name, "malformed size"))?;
+            match header[156] {
+                b'x' | b'g' => {
+                    let records = parse_pax(&self.extension(name, size)?, name)?;
+                    let global = header[156] == b'g';
+                    if !global && !ext.pax.is_empty() {
+                        return Err(bad(name, "two PAX headers for one entry"));
+                    }
+                    if global && records.keys().any(|k| !matches!(&k[..], b"comment" | b"mtime" | b"atime" | b"ctime")) {
+                        return Err(bad(name, "a global PAX header that changes names, sizes or owners"));
+                    }
+                    if global { self.global.extend(records) } else { ext.pax = records }
+                }
+                b'L' => self.long(&mut ext.long_name, name, size)?,
+                b'K' => self.long(&mut ext.long_link, name, size)?,
+                flag => return self.entry(&header, flag, size, ext).map(Some),
+            }
+        }
+    }
+
+    fn long(&mut self, slot: &mut Option<Vec<u8>>, name: &[u8], size: u64) -> Result<()> {
+        if slot.is_some() {
+            return Err(bad(name, "two GNU long names for one entry"));
+        }
+        let mut text = self.extension(name, size)?;
+        if text.pop() != Some(0) || text.contains(&0) {
+            return Err(bad(name, "a GNU long name without its NUL, or with more than one"));
+        }
+        *slot = Some(text);
+        Ok(())
+    }
+
+    fn extension(&mut self, name: &[u8], size: u64) -> Result<Vec<u8>> {
+        if size == 0 {
+            return Err(bad(name, "an empty extension header"));
+        }
+        if size > self.bounds.extension {
+            return Err(Error::Limit { what: "an extension header", limit: self.bounds.extension });
+        }
+        let mut data = Vec::new();
+        (&mut self.input).take(size).read_to_end(&mut data).map_err(read_error)?;
+        if data.len() as u64 != size {
+            return Err(bad(name, "the archive ends inside an extension header"));
+        }
+        self.remaining = 0;
+        self.padding = padding(size);
+        self.skip()?;
+        Ok(data)
+    }
+
+    fn entry(&mut self, header: &[u8; BLOCK], flag: u8, size: u64, ext: Extensions) -> Result<Entry> {
+        let ustar = &header[257..263] == b"ustar\0" && &header[263..265] == b"00";
+        let mut name = field(header, 0, 100).to_vec();
+        let prefix = field(header, 345, 155);
+        if ustar && !prefix.is_empty() {
+            name = [prefix, b"/", &name].concat();
+        }
+        let mut link = field(header, 157, 100).to_vec();
+        if ext.long_name.is_some() && ext.pax.contains_key(&b"path"[..])
+            || ext.long_link.is_some() && ext.pax.contains_key(&b"linkpath"[..])
+        {
+            return Err(bad(&name, "both a GNU and a PAX name"));
+        }
+        name = ext.long_name.unwrap_or(name);
+        link = ext.long_link.unwrap_or(link);
+        let pax = |key: &[u8]| ext.pax.get(key);
+        name = pax(b"path").cloned().unwrap_or(name);
+        link = pax(b"linkpath").cloned().unwrap_or(link);
+        let shown = name.clone();
+        let decimal = |key: &[u8], old: Option<u64>| match pax(key) {
+            Some(v) => plain_number(v).ok_or_else(|| bad(&shown, "malformed PAX number")),
+            None => old.ok_or_else(|| bad(&shown, "malformed number")),
+        };
+        let size = match pax(b"size") {
+            // Readers disagree on which of two different sizes counts.
+            Some(v) => match plain_number(v) {
+                Some(n) if size == 0 || n == size || n > 0o77_777_777_777 => n,
+                Some(_) => return Err(bad(&shown, "two different sizes")),
+                None => return Err(bad(&shown, "malformed PAX size")),
+            },
+            None => size,
+        };
+        let kind = match flag {
+            b'0' | 0 | b'7' if name.last() == Some(&b'/') && !ustar => Kind::Directory,
+            b'0' | 0 | b'7' => Kind::File,
+            b'1' => Kind::HardLink,
+            b'2' => Kind::Symlink,
+            b'3' => Kind::CharDevice,
+            b'4' => Kind::BlockDevice,
+            b'5' => Kind::Directory,
+            b'6' => Kind::Fifo,
+            b'S' => return Err(bad(&shown, "GNU sparse files are not supported")),
+            _ => return Err(bad(&shown, "unknown entry type")),
+        };
+        if ext.pax.keys().any(|k| k.starts_with(b"GNU.sparse.")) {
+            return Err(bad(&shown, "GNU sparse files are not supported"));
+        }
+        if kind != Kind::File && size != 0 {
+            return Err(bad(&shown, "data behind an entry that has none"));
+        }
+        let entry = Entry {
+            kind,
+            mode: number(&header[100..108]).ok_or_else(|| bad(&shown, "malformed mode"))? as u32 & 0o7777,
+            uid: decimal(b"uid", number(&header[108..116]))?,
+            gid: decimal(b"gid", number(&header[116..124]))?,
+            size,
+            mtime: match pax(b"mtime").or_else(|| self.global.get(&b"mtime"[..])) {
+                Some(v) => time(v).ok_or_else(|| bad(&shown, "malformed PAX mtime"))?,
+                None => (number(&header[136..148]).ok_or_else(|| bad(&shown, "malformed mtime"))?.cast_signed(), 0),
+            },
+            xattrs: ext
+                .pax
+                .iter()
+                .filter_map(|(k, v)| Some((k.strip_prefix(b"SCHILY.xattr.")?.to_vec(), v.clone())))
+                .collect(),
+            path: clean(name, &self.bounds)?,
+            link,
+        };
+        self.check(&entry)?;
+        self.remaining = entry.size;
+        self.padding = padding(entry.size);
+        Ok(entry)
+    }
+
+    fn check(&mut self, e: &Entry) -> Result<()> {
+        if matches!(e.kind, Kind::HardLink | Kind::Symlink) && (e.link.is_empty() || e.link.len() > self.bounds.path) {
+            return Err(bad(&e.path, "a link with an empty or overlong target"));
+        }
+        if e.link.contains(&0) {
+            return Err(bad(&e.path, "a NUL byte in a link target"));
+        }
+        if e.uid > u64::from(u32::MAX - 1) || e.gid > u64::from(u32::MAX - 1) {
+            return Err(bad(&e.path, "an owner beyond the 32-bit ids"));
+        }
+        self.total = self.total.saturating_add(e.size);
+        if self.total > self.bounds.bytes {
+            return Err(Error::Limit { what: "the size of all files", limit: self.bounds.bytes });
+        }
+        Ok(())
+    }
+
+    /// The data of the current entry.
+    pub(crate) fn read(&mut self, buf: &mut [u8]) -> Result<usize> {
+        let want = buf.len().min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
+        if want == 0 {
+            return Ok(0);
+        }
+        let n = loop {
+            match self.input.read(&mut buf[..want]) {
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                other => break other.map_err(read_error)?,
+            }
+        };
+        if n == 0 {
+            return Err(bad(b"", "the archive ends inside a file"));
+        }
+        self.remaining -= n as u64;
+        Ok(n)
+    }
+
+    fn skip(&mut self) -> Result<()> {
+        let mut waste = [0; 8192];
+        while self.read(&mut waste)? > 0 {}
+        let pad = std::mem::take(&mut self.padding);
+        self.input.read_exact(&mut waste[..pad]).map_err(|_| bad(b"", "the archive ends inside a block"))
+    }
+
+    /// The next header block; `None` at the end (two zero blocks, or the end of the input).
+    fn header(&mut self) -> Result<Option<[u8; BLOCK]>> {
+        let mut b = [0u8; BLOCK];
+        if !self.block(&mut b)? {
+            return Ok(None);
+        }
+        if b == [0; BLOCK] {
+            let mut second = [0u8; BLOCK];
+            if self.block(&mut second)? && second != [0; BLOCK] {
+                return Err(bad(b"", "data after a zero block"));
+            }
+            return Ok(None);
+        }
+        let stored = number(&b[148..156]).ok_or_else(|| bad(b"", "malformed checksum"))?;
+        let sum: u64 = b.iter().enumerate().map(|(i, v)| if (148..156).contains(&i) { 32 } else { u64::from(*v) }).sum();
+        if stored == sum { Ok(Some(b)) } else { Err(bad(field(&b, 0, 100), "wrong header checksum")) }
+    }
+
+    /// Fills one block; false at the clean end of the input.
+    fn block(&mut self, b: &mut [u8; BLOCK]) -> Result<bool> {
+        let mut have = 0;
+        while have < BLOCK {
+            match self.input.read(&mut b[have..]) {
+                Ok(0) if have == 0 => return Ok(false),
+                Ok(0) => return Err(bad(b"", "the archive ends inside a header")),
+                Ok(n) => have += n,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(read_error(e)),
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn read_error(source: std::io::Error) -> Error {
+    Error::Io { operation: "read", path: "the archive".into(), source }
+}
+
+fn padding(size: u64) -> usize {
+    #[allow(clippy::cast_possible_truncation, reason = "below 512")]
+    let rest = (size % BLOCK as u64) as usize;
+    (BLOCK - rest) % BLOCK
+}
+
+/// A field up to its first NUL.
+fn field(b: &[u8; BLOCK], start: usize, len: usize) -> &[u8] {
+    let f = &b[start..start + len];
+    &f[..f.iter().position(|c| *c == 0).unwrap_or(len)]
+}
+
+/// Octal with blanks and NULs around it, or GNU's base 256.
+fn number(f: &[u8]) -> Option<u64> {
+    if f[0] & 0x80 != 0 {
+        // Negative numbers (0xff…) and such beyond 63 bits have no meaning here.
+        let (first, rest) = f.split_first()?;
+        let high = rest.len().saturating_sub(8);
+        if first & 0x7f != 0 || rest[..high].iter().any(|b| *b != 0) {
+            return None;
+        }
+        return Some(rest[high..].iter().fold(0u64, |n, b| n << 8 | u64::from(*b))).filter(|n| *n <= i64::MAX as u64);
+    }
+    let text = f.iter().skip_while(|c| **c == b' ').copied().collect::<Vec<u8>>();
+    let digits: Vec<u8> = text.iter().copied().take_while(u8::is_ascii_digit).collect();
+    let tail = &text[digits.len()..];
+    if digits.iter().any(|d| *d > b'7') || tail.iter().any(|c| *c != b' ' && *c != 0) {
+        return None;
+    }
+    digits.iter().try_fold(0u64, |n, d| n.checked_mul(8)?.checked_add(u64::from(d - b'0')))
+}
+
+fn plain_number(v: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(v).ok()?;
+    (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok()).flatten()
+}
+
+/// `seconds[.fraction]`, possibly negative.
+fn time(v: &[u8]) -> Option<(i64, u32)> {
+    let text = std::str::from_utf8(v).ok()?;
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if fraction.bytes().any(|b| !b.is_ascii_digit()) {
+        return None;
+    }
+    let seconds: i64 = whole.parse().ok()?;
+    let nanos = fraction.bytes().chain(std::iter::repeat(b'0')).take(9).fold(0, |n, b| n * 10 + u32::from(b - b'0'));
+    // -1.25 is 1.25 s before 1970: the fraction counts downwards.
+    match (whole.starts_with('-'), nanos) {
+        (true, 1..) => Some((seconds - 1, 1_000_000_000 - nanos)),
+        _ => Some((seconds, nanos)),
+    }
+}
+
+/// `<length> <key>=<value>\n`, each exactly as long as it says, no key twice.
+fn parse_pax(data: &[u8], name: &[u8]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+    let mut records = BTreeMap::new();
+    let mut rest = data;
+    while !rest.is_empty() {
+        let malformed = || bad(name, "malformed PAX record");
+        let space = rest.iter().position(|c| *c == b' ').ok_or_else(malformed)?;
+        let len = plain_number(&rest[..space]).and_then(|n| usize::try_from(n).ok()).ok_or_else(malformed)?;
+        let record = rest.get(space + 1..len).ok_or_else(malformed)?;
+        let (last, record) = record.split_last().ok_or_else(malformed)?;
+        let equals = record.iter().position(|c| *c == b'=').filter(|e| *e > 0).ok_or_else(malformed)?;
+        if *last != b'\n' {
+            return Err(malformed());
+        }
+        let (key, value) = (record[..equals].to_vec(), record[equals + 1..].to_vec());
+        let is_xattr = key.starts_with(b"SCHILY.xattr.");
+        if !is_xattr && value.contains(&0) {
+            return Err(bad(name, "a NUL byte in a PAX record"));
+        }
+        if records.insert(key, value).is_some() {
+            return Err(bad(name, "the same PAX record twice"));
+        }
+        rest = &rest[len..];
+    }
+    Ok(records)
+}
+
+/// Normalises a name: no absolute path, no `..`, no NUL; `./` and doubled slashes go.
+fn clean(name: Vec<u8>, bounds: &Bounds) -> Result<Vec<u8>> {
+    if name.contains(&0) {
+        return Err(bad(&name, "a NUL byte in the name"));
+    }
+    if name.len() > bounds.path {
+        return Err(Error::Limit { what: "a path", limit: bounds.path as u64 });
+    }
+    let parts: Vec<&[u8]> = name.split(|c| *c == b'/').filter(|p| !p.is_empty() && *p != b".").collect();
+    if name.first() == Some(&b'/') && !parts.is_empty() {
+        return Err(bad(&name, "an absolute name"));
+    }
+    if parts.contains(&&b".."[..]) {
+        return Err(bad(&name, "a name with \"..\""));
+    }
+    if parts.len() > bounds.depth {
+        return Err(Error::Limit { what: "the depth of a path", limit: bounds.depth as u64 });
+    }
+    if parts.iter().any(|p| p.len() > 255) {
+        return Err(bad(&name, "a name longer than 255 bytes"));
+    }
+    Ok(parts.join(&b'/'))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+//! Errors of the store.
+
+use std::io;
+use std::path::PathBuf;
+
+/// An error of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The archive is malformed, ambiguous, or tries to leave its directory.
+    #[error("bad archive: entry {entry:?}: {reason}")]
+    Archive {
+        /// The entry's name, as far as it is known.
+        entry: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A limit of [`limits`](crate::Store) would be passed.
+    #[error("{what} passes the limit of {limit}")]
+    Limit {
+        /// What grew too large.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+    },
+    /// Content does not have the digest under which it was asked for.
+    #[error("digest mismatch: expected {expected}, found {found}")]
+    DigestMismatch {
+        /// What was asked for.
+        expected: String,
+        /// What the bytes have.
+        found: String,
+    },
+    /// A name, digest or option is unusable.
+    #[error("invalid {what}: {reason}")]
+    Invalid {
+        /// What.
+        what: &'static str,
+        /// Why, and what is allowed.
+        reason: String,
+    },
+    /// There is no image, layer or program of that name.
+    #[error("{what} {name:?} not found")]
+    NotFound {
+        /// "image", "layer", "program" or "library".
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// The image is used by a container.
+    #[error("image {image} is in use by {by}")]
+    InUse {
+        /// The image.
+        image: String,
+        /// Who uses it.
+        by: String,
+    },
+    /// The store was made by a version of boxship that this one does not understand.
+    #[error("the store {path:?} has format {found}, this version understands {understood}; use a newer boxship")]
+    Format {
+        /// The store.
+        path: PathBuf,
+        /// What the store says.
+        found: String,
+        /// What we know.
+        understood: u32,
+    },
+    /// The caller asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+    /// A file operation failed.
+    #[error("cannot {operation} {path:?}")]
+    Io {
+        /// What was attempted.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// JSON of the store or of an image does not parse.
+    #[error("bad {what} document")]
+    Json {
+        /// Which document.
+        what: &'static str,
+        /// The cause.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// A `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    pub(crate) fn invalid(what: &'static str, reason: impl Into<String>) -> Error {
+        Error::Invalid { what, reason: reason.into() }
+    }
+
+    pub(crate) fn io<E: Into<io::Error>>(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(E) -> Error {
+        move |e| Error::Io { operation, path: path.into(), source: e.into() }
+    }
+}

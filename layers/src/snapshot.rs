@@ -1,0 +1,115 @@
+//! Snapshots: a container's writable layer above an image's layers.
+
+use std::path::PathBuf;
+
+use rustix::fs::{Gid, Mode, Uid};
+
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::store::Store;
+
+/// The directories of one container's root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Read-only directories, the topmost (boxship's own mount points) first.
+    pub layers: Vec<PathBuf>,
+    /// The writable directory.
+    pub upper: PathBuf,
+    /// overlayfs's work directory.
+    pub work: PathBuf,
+}
+
+impl Store {
+    /// Makes the writable layer `id` above `layers` (lowest first), owned by the host ids `owner`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for a layer that is not in the store, [`Error::Io`].
+    pub fn create_snapshot(&self, id: &str, layers: &[Digest], owner: (u32, u32)) -> Result<Snapshot> {
+        let snapshot = self.snapshot(id, layers);
+        let base = self.path().join("snapshots").join(id);
+        let dir = self.dir("snapshots")?;
+        let make = |name: &str, mode: u32| {
+            rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(mode)).map_err(Error::io("make", base.join(name)))
+        };
+        make(id, 0o700)?;
+        let build = || -> Result<()> {
+            // Names the layers for whoever wants to remove an image; in one write, read under the lock.
+            let names: String = layers.iter().map(|l| format!("{l}\n")).collect();
+            std::fs::write(base.join("layers"), names).map_err(Error::io("write", &base))?;
+            if let Some(missing) = layers.iter().find(|l| !self.layer_path(l).is_dir()) {
+                return Err(Error::NotFound { what: "layer", name: missing.to_string() });
+            }
+            make(&format!("{id}/upper"), 0o755)?;
+            make(&format!("{id}/work"), 0o700)?;
+            if owner != (0, 0) && self.keeps_owners() {
+                let (uid, gid) = (Some(Uid::from_raw(owner.0)), Some(Gid::from_raw(owner.1)));
+                rustix::fs::chown(&snapshot.upper, uid, gid).map_err(Error::io("set the owner of", &base))?;
+            }
+            // Whatever the umask: the upper directory's mode is the container's "/".
+            rustix::fs::chmod(&snapshot.upper, Mode::from_raw_mode(0o755)).map_err(Error::io("set the mode of", &base))
+        };
+        match build() {
+            Ok(()) => Ok(snapshot),
+            Err(e) => {
+                let _ = self.remove_snapshot(id);
+                Err(e)
+            }
+        }
+    }
+
+    /// The paths of a snapshot, without looking whether it exists.
+    #[must_use]
+    pub fn snapshot(&self, id: &str, layers: &[Digest]) -> Snapshot {
+        let base = self.path().join("snapshots").join(id);
+        let own = std::iter::once(self.path().join("top"));
+        Snapshot {
+            layers: own.chain(layers.iter().rev().map(|l| self.layer_path(l))).collect(),
+            upper: base.join("upper"),
+            work: base.join("work"),
+        }
+    }
+
+    /// Makes a used work directory fit for another start: a volatile overlay leaves a mark that says
+    /// its upper directory cannot be trusted after a crash.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn renew_snapshot(&self, id: &str) -> Result<()> {
+        let work = format!("{id}/work");
+        let dir = self.dir("snapshots")?;
+        let path = || self.path().join("snapshots").join(&work);
+        crate::fsx::remove_tree(std::os::fd::AsFd::as_fd(&dir), std::ffi::OsStr::new(&work))
+            .map_err(Error::io("renew", path()))?;
+        rustix::fs::mkdirat(&dir, work.as_str(), Mode::RWXU).map_err(Error::io("renew", path()))
+    }
+
+    /// Removes a snapshot; one that is gone is no error.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn remove_snapshot(&self, id: &str) -> Result<()> {
+        self.discard("snapshots", id)
+    }
+
+    /// The ids of all snapshots.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn snapshots(&self) -> Result<Vec<String>> {
+        let path = self.path().join("snapshots");
+        let entries = std::fs::read_dir(&path).map_err(Error::io("list", &path))?;
+        Ok(entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect())
+    }
+
+    /// A snapshot that stands on one of these layers.
+    pub(crate) fn snapshot_using(&self, layers: &[Digest]) -> Result<Option<String>> {
+        for id in self.snapshots()? {
+            let path = self.path().join("snapshots").join(&id).join("layers");
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            if text.lines().any(|l| layers.iter().any(|d| d.to_string() == l)) {
+                return Ok(Some(id));
+            }
+        }
+        Ok(None)
+    }
+}

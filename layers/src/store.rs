@@ -1,0 +1,290 @@
+//! The store: one directory that several processes may open at once.
+
+mod ingest;
+
+use std::ffi::OsStr;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::fsx;
+
+/// The version of the on-disk format; features are named beside it.
+const VERSION: u32 = 1;
+const DIRECTORIES: [&str; 7] = ["blobs", "blobs/sha256", "layers", "snapshots", "ingest", "trash", "top"];
+/// Mount points and files that every container needs, whatever its image holds.
+const TOP_DIRECTORIES: [&str; 5] = ["dev", "proc", "sys", "run", "etc"];
+const TOP_FILES: [&str; 3] = ["etc/hosts", "etc/hostname", "etc/resolv.conf"];
+/// The largest manifest, config or index that is read.
+const MAX_DOCUMENT: u64 = 4 << 20;
+
+/// What "done" means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Durability {
+    /// What was reported as done survives a power cut.
+    #[default]
+    Full,
+    /// It survives the death of the process, but a power cut may lose it (the store stays usable).
+    Relaxed,
+}
+
+/// Progress of an import.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Progress {
+    /// A program of the host was collected, with the files it needs so far.
+    Collected {
+        /// Its path.
+        path: PathBuf,
+        /// Files in the image so far.
+        files: u64,
+    },
+    /// Bytes of the archive read so far.
+    Read {
+        /// Bytes, as stored (compressed).
+        bytes: u64,
+    },
+    /// Everything is written; syncing and publishing.
+    Committing,
+}
+
+/// `format`: what a reader must know, as file systems do it: unknown `incompatible` features forbid
+/// opening, unknown `read_only_compatible` ones forbid writing.
+#[derive(Serialize, Deserialize)]
+struct Format {
+    version: u32,
+    compatible: Vec<String>,
+    read_only_compatible: Vec<String>,
+    incompatible: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    path: PathBuf,
+    dir: OwnedFd,
+    durability: Durability,
+    owners: bool,
+}
+
+/// An open store; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store(Arc<Inner>);
+
+impl Store {
+    /// Opens the store at `path` with full durability, making it if needed, and removes what dead
+    /// processes left behind.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for a store of a newer version, [`Error::Io`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Store> {
+        Store::open_with(path, Durability::Full)
+    }
+
+    /// [`open`](Store::open) with a choice of durability.
+    ///
+    /// # Errors
+    /// As [`open`](Store::open).
+    pub fn open_with(path: impl AsRef<Path>, durability: Durability) -> Result<Store> {
+        let path = std::path::absolute(path.as_ref()).map_err(Error::io("resolve", path.as_ref()))?;
+        make_private(&path, true)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(&path, flags, Mode::empty()).map_err(Error::io("open the store", &path))?;
+        let owners = rustix::process::geteuid().is_root() && may_chown();
+        let store = Store(Arc::new(Inner { path, dir, durability, owners }));
+        store.check_format()?;
+        for name in DIRECTORIES {
+            make_private(&store.path().join(name), false)?;
+        }
+        store.make_top()?;
+        store.collect_leftovers();
+        Ok(store)
+    }
+
+    /// Where the store is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    pub(crate) fn durability(&self) -> Durability {
+        self.0.durability
+    }
+
+    /// Whether files keep the owners that their image gives them.
+    #[must_use]
+    pub fn keeps_owners(&self) -> bool {
+        self.0.owners
+    }
+
+    fn check_format(&self) -> Result<()> {
+        let path = self.path().join("format");
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return self.write_format(),
+            Err(e) => return Err(Error::io("read", path)(e)),
+        };
+        let format: Format = serde_json::from_slice(&text).map_err(|source| Error::Json { what: "format", source })?;
+        let unknown = format.incompatible.iter().chain(&format.read_only_compatible).next();
+        if format.version != VERSION || unknown.is_some() {
+            let feature = unknown.map(|f| format!(" with feature {f:?}")).unwrap_or_default();
+            let found = format!("{}{feature}", format.version);
+            return Err(Error::Format { path: self.path().to_owned(), found, understood: VERSION });
+        }
+        Ok(())
+    }
+
+    fn write_format(&self) -> Result<()> {
+        let format = Format { version: VERSION, compatible: vec![], read_only_compatible: vec![], incompatible: vec![] };
+        let text = serde_json::to_vec(&format).map_err(|source| Error::Json { what: "format", source })?;
+        let dir = self.0.dir.as_fd();
+        fsx::replace(dir, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#, true)
+            .and_then(|()| fsx::replace(dir, "format", &text, true))
+            .map_err(Error::io("write the format of", self.path()))
+    }
+
+    /// Our own top layer: real directories and files to mount on, so that nothing in an image (a
+    /// symlink at /dev, say) decides where the container's own mounts go (THREATS rule R3).
+    fn make_top(&self) -> Result<()> {
+        let top = self.path().join("top");
+        if top.join(TOP_FILES[2]).exists() {
+            return Ok(());
+        }
+        for name in TOP_DIRECTORIES {
+            let path = top.join(name);
+            match std::fs::create_dir(&path) {
+                Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(Error::io("make", path)(e)),
+                _ => set_mode(&path, 0o755)?,
+            }
+        }
+        for name in TOP_FILES {
+            let path = top.join(name);
+            std::fs::write(&path, b"").map_err(Error::io("make", &path))?;
+            set_mode(&path, 0o644)?;
+        }
+        set_mode(&top, 0o755)
+    }
+
+    /// Removes ingests whose owner is dead, and what was put into the trash. Best effort: what stays
+    /// is tried again by the next open.
+    fn collect_leftovers(&self) {
+        for (parent, locked) in [("ingest", true), ("trash", false)] {
+            let Ok(dir) = fsx::open_dir(self.0.dir.as_fd(), OsStr::new(parent)) else { continue };
+            let Ok(entries) = std::fs::read_dir(self.path().join(parent)) else { continue };
+            for entry in entries.flatten() {
+                let name = entry.file_name();
+                let dead = !locked
+                    || fsx::open_dir(dir.as_fd(), &name)
+                        .is_ok_and(|d| rustix::fs::flock(&d, FlockOperation::NonBlockingLockExclusive).is_ok());
+                if dead {
+                    let _ = fsx::remove_tree(dir.as_fd(), &name);
+                }
+            }
+        }
+    }
+
+    /// Takes the lock that guards names and removals; held until the descriptor is dropped.
+    pub(crate) fn lock(&self) -> Result<OwnedFd> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.0.dir, "lock", flags, Mode::from_raw_mode(0o600));
+        let fd = fd.map_err(Error::io("open the lock of", self.path()))?;
+        rustix::io::retry_on_intr(|| rustix::fs::flock(&fd, FlockOperation::LockExclusive))
+            .map_err(Error::io("lock", self.path()))?;
+        Ok(fd)
+    }
+
+    pub(crate) fn dir(&self, name: &str) -> Result<OwnedFd> {
+        fsx::open_dir(self.0.dir.as_fd(), OsStr::new(name)).map_err(Error::io("open", self.path().join(name)))
+    }
+
+    pub(crate) fn replace_file(&self, name: &str, content: &[u8]) -> Result<()> {
+        let sync = self.0.durability == Durability::Full;
+        fsx::replace(self.0.dir.as_fd(), name, content, sync).map_err(Error::io("write", self.path().join(name)))
+    }
+
+    /// The path of a blob.
+    #[must_use]
+    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.path().join("blobs/sha256").join(digest.hex())
+    }
+
+    /// Reads a small blob and checks its digest.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::DigestMismatch`], [`Error::Limit`] above 4 MiB.
+    pub fn read_document(&self, digest: &Digest) -> Result<Vec<u8>> {
+        let path = self.blob_path(digest);
+        let file = match std::fs::File::open(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::NotFound { what: "blob", name: digest.to_string() });
+            }
+            other => other.map_err(Error::io("open", &path))?,
+        };
+        let mut bytes = Vec::new();
+        file.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes).map_err(Error::io("read", &path))?;
+        if bytes.len() as u64 > MAX_DOCUMENT {
+            return Err(Error::Limit { what: "a manifest or config", limit: MAX_DOCUMENT });
+        }
+        match Digest::of(&bytes) {
+            found if found == *digest => Ok(bytes),
+            found => Err(Error::DigestMismatch { expected: digest.to_string(), found: found.to_string() }),
+        }
+    }
+
+    /// Stores a small blob.
+    pub(crate) fn write_document(&self, bytes: &[u8]) -> Result<Digest> {
+        let digest = Digest::of(bytes);
+        if !self.blob_path(&digest).exists() {
+            let dir = self.dir("blobs/sha256")?;
+            let sync = self.0.durability == Durability::Full;
+            fsx::replace(dir.as_fd(), &digest.hex(), bytes, sync)
+                .map_err(Error::io("write", self.blob_path(&digest)))?;
+        }
+        Ok(digest)
+    }
+
+    /// The unpacked files of a layer.
+    pub(crate) fn layer_path(&self, diff_id: &Digest) -> PathBuf {
+        self.path().join("layers").join(diff_id.hex())
+    }
+
+    /// Moves something into the trash in one step and removes it there.
+    pub(crate) fn discard(&self, parent: &str, name: &str) -> Result<()> {
+        let (from, trash) = (self.dir(parent)?, self.dir("trash")?);
+        let path = || self.path().join(parent).join(name);
+        let new = fsx::random_name();
+        match rustix::fs::renameat(&from, name, &trash, new.as_str()) {
+            Err(rustix::io::Errno::NOENT) => return Ok(()),
+            other => other.map_err(Error::io("discard", path()))?,
+        }
+        fsx::remove_tree(trash.as_fd(), OsStr::new(&new)).map_err(Error::io("remove", path()))
+    }
+}
+
+/// 0700 whatever the umask: a store holds other people's setuid programs (THREATS rule R15).
+fn make_private(path: &Path, parents: bool) -> Result<()> {
+    let made = if parents { std::fs::create_dir_all(path) } else { std::fs::create_dir(path) };
+    match made {
+        Ok(()) => {}
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(e) => return Err(Error::io("make", path)(e)),
+    }
+    set_mode(path, 0o700)
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(Error::io("set the mode of", path))
+}
+
+fn may_chown() -> bool {
+    // Root of a user namespace with a single id may not give files away.
+    std::fs::read_to_string("/proc/self/uid_map")
+        .is_ok_and(|map| map.split_whitespace().nth(2).and_then(|n| n.parse::<u64>().ok()).is_some_and(|n| n >= 65_536))
+}
