@@ -1,0 +1,17 @@
+#![doc = include_str!("../README.md")]
+
+mod blocking;
+pub mod container;
+mod engine;
+mod error;
+pub mod image;
+mod units;
+
+pub use boxship_namespaces::{Capability, ExitStatus, Profile, seccomp};
+pub use container::{Container, ContainerBuilder, Mount, Output, Stdin};
+pub use engine::Engine;
+pub use error::{Error, ErrorKind, Result};
+pub use image::Image;
+pub use units::{ByteSize, Signal};
+
+pub use boxship_runtime::Network;

@@ -1,9 +1,11 @@
 //! Limits in natural units, their validation, and the one table that turns them into files.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 
 /// How much swap a container may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Swap {
     /// As much as the host has.
     Unlimited,
@@ -12,7 +14,7 @@ pub enum Swap {
 }
 
 /// CPU time per period.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CpuQuota {
     /// Microseconds of CPU time, at least 1000.
     pub quota_us: u64,
@@ -21,7 +23,7 @@ pub struct CpuQuota {
 }
 
 /// What a group may use. `None` = no limit.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Memory in bytes, at least 512 KiB.
     pub memory: Option<u64>,

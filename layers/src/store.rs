@@ -17,7 +17,8 @@ use crate::fsx;
 
 /// The version of the on-disk format; features are named beside it.
 const VERSION: u32 = 1;
-const DIRECTORIES: [&str; 7] = ["blobs", "blobs/sha256", "layers", "snapshots", "ingest", "trash", "top"];
+const DIRECTORIES: [&str; 10] =
+    ["blobs", "blobs/sha256", "layers", "snapshots", "ingest", "trash", "top", "containers", "names", "ids"];
 /// Mount points and files that every container needs, whatever its image holds.
 const TOP_DIRECTORIES: [&str; 5] = ["dev", "proc", "sys", "run", "etc"];
 const TOP_FILES: [&str; 3] = ["etc/hosts", "etc/hostname", "etc/resolv.conf"];
@@ -190,16 +191,35 @@ impl Store {
     }
 
     /// Takes the lock that guards names and removals; held until the descriptor is dropped.
-    pub(crate) fn lock(&self) -> Result<OwnedFd> {
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn lock(&self) -> Result<OwnedFd> {
+        self.lock_as(FlockOperation::LockExclusive)
+    }
+
+    /// Takes the same lock together with others who only add; held until the descriptor is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn lock_shared(&self) -> Result<OwnedFd> {
+        self.lock_as(FlockOperation::LockShared)
+    }
+
+    fn lock_as(&self, operation: FlockOperation) -> Result<OwnedFd> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.0.dir, "lock", flags, Mode::from_raw_mode(0o600));
         let fd = fd.map_err(Error::io("open the lock of", self.path()))?;
-        rustix::io::retry_on_intr(|| rustix::fs::flock(&fd, FlockOperation::LockExclusive))
+        rustix::io::retry_on_intr(|| rustix::fs::flock(&fd, operation))
             .map_err(Error::io("lock", self.path()))?;
         Ok(fd)
     }
 
-    pub(crate) fn dir(&self, name: &str) -> Result<OwnedFd> {
+    /// A directory of the store, by descriptor.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn dir(&self, name: &str) -> Result<OwnedFd> {
         fsx::open_dir(self.0.dir.as_fd(), OsStr::new(name)).map_err(Error::io("open", self.path().join(name)))
     }
 
@@ -254,8 +274,12 @@ impl Store {
         self.path().join("layers").join(diff_id.hex())
     }
 
-    /// Moves something into the trash in one step and removes it there.
-    pub(crate) fn discard(&self, parent: &str, name: &str) -> Result<()> {
+    /// Moves `name` below the store's directory `parent` into the trash in one step, and removes it
+    /// there. A missing name is no error.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn discard(&self, parent: &str, name: &str) -> Result<()> {
         let (from, trash) = (self.dir(parent)?, self.dir("trash")?);
         let path = || self.path().join(parent).join(name);
         let new = fsx::random_name();

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::Error;
 
 /// Names in the order of their numbers.
@@ -23,7 +25,8 @@ const NAMES: [&str; 41] = [
 /// assert_eq!(cap.to_string(), "CAP_NET_RAW");
 /// # Ok::<(), boxship_namespaces::Error>(())
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Capability(u8);
 
 impl Capability {
@@ -44,6 +47,19 @@ impl FromStr for Capability {
             Some(n) => Ok(Capability(n as u8)),
             None => Err(Error::invalid("capability", format!("{s:?} is not one of capabilities(7)"))),
         }
+    }
+}
+
+impl TryFrom<String> for Capability {
+    type Error = Error;
+    fn try_from(s: String) -> Result<Self, Error> {
+        s.parse()
+    }
+}
+
+impl From<Capability> for String {
+    fn from(c: Capability) -> String {
+        c.to_string()
     }
 }
 

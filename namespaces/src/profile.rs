@@ -2,6 +2,8 @@
 
 use std::sync::OnceLock;
 
+use serde::{Deserialize, Serialize};
+
 use crate::caps::CapSet;
 use crate::error::Result;
 use crate::seccomp;
@@ -12,7 +14,8 @@ use crate::seccomp;
 /// use boxship_namespaces::Profile;
 /// assert!(Profile::Strict.capabilities().bits() & !Profile::Compat.capabilities().bits() == 0);
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Profile {
     /// Docker's rules, for images that need them: 14 capabilities, no user namespace, privileges

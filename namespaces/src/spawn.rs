@@ -165,7 +165,7 @@ pub enum Event {
 ///
 /// # Drop
 /// Closes the control socket: unless the plan said "detached", the monitor then kills the container
-/// and ends. Nothing is waited for; [`Child::into_reaper`] lets the caller collect the monitor.
+/// and ends. Nothing is waited for; [`Child::abandon`] lets the caller collect the monitor.
 #[derive(Debug)]
 pub struct Child {
     control: OwnedFd,
@@ -593,10 +593,11 @@ impl Child {
         }
     }
 
-    /// Closes the control socket and keeps what is needed to collect the monitor later.
-    #[must_use]
-    pub fn into_reaper(self) -> Option<Reaper> {
-        self.monitor.map(Reaper)
+    /// Gives the container up as dropping it does (a monitor that is not detached kills it), and keeps
+    /// what is needed to collect the monitor later.
+    pub fn abandon(&mut self) -> Option<Reaper> {
+        let _ = rustix::net::shutdown(&self.control, rustix::net::Shutdown::Both);
+        self.monitor.take().map(Reaper)
     }
 }
 

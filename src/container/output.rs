@@ -1,0 +1,128 @@
+//! Running a container to its end and collecting what it wrote.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use boxship_namespaces::ExitStatus;
+use boxship_runtime::{Config, Running, Streams};
+use rustix::pipe::PipeFlags;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe;
+
+use crate::blocking;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+
+/// What a container wrote, how it ended and what it used.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Output {
+    /// How it ended, with CPU time and peak memory.
+    pub status: ExitStatus,
+    /// Standard output, or everything with a terminal.
+    pub stdout: Vec<u8>,
+    /// Standard error.
+    pub stderr: Vec<u8>,
+    /// Whether it was killed because its time was up.
+    pub timed_out: bool,
+}
+
+/// A running container with our ends of its streams.
+pub(super) struct Started {
+    running: Running,
+    input: Option<(OwnedFd, Vec<u8>)>,
+    stdout: OwnedFd,
+    stderr: Option<OwnedFd>,
+}
+
+fn new_pipe() -> Result<(OwnedFd, OwnedFd)> {
+    rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| Error::io("make a pipe", e.into()))
+}
+
+/// Starts; blocks.
+pub(super) fn start(engine: &Engine, config: Config, input: Option<Vec<u8>>) -> Result<Started> {
+    let (stdout, out) = new_pipe()?;
+    let mut streams = Streams::null()?;
+    let mut stderr = None;
+    if config.terminal.is_some() {
+        streams.terminal_copy = Some(out);
+    } else {
+        let (read, write) = new_pipe()?;
+        stderr = Some(read);
+        streams.stdout = boxship_namespaces::Stdio::Descriptor(out);
+        streams.stderr = boxship_namespaces::Stdio::Descriptor(write);
+    }
+    let input = match input {
+        Some(bytes) => {
+            let (read, write) = new_pipe()?;
+            streams.stdin = boxship_namespaces::Stdio::Descriptor(read);
+            Some((write, bytes))
+        }
+        None => None,
+    };
+    let running = engine.runtime().run(config, streams)?;
+    Ok(Started { running, input, stdout, stderr })
+}
+
+async fn read_all(fd: Option<OwnedFd>) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(fd) = fd {
+        let read = async {
+            pipe::Receiver::from_owned_fd(fd)?.read_to_end(&mut bytes).await
+        };
+        read.await.map_err(|e| Error::io("read the container's output", e))?;
+    }
+    Ok(bytes)
+}
+
+/// A container that does not read its input is no error.
+async fn write_all(input: Option<(OwnedFd, Vec<u8>)>) {
+    if let Some((fd, bytes)) = input
+        && let Ok(mut sender) = pipe::Sender::from_owned_fd(fd)
+    {
+        let _ = sender.write_all(&bytes).await;
+    }
+}
+
+/// Follows the monitor's messages to the end.
+async fn until_closed(running: Running) -> Result<Running> {
+    let watch = |e| Error::io("watch the container", e);
+    let mut socket = blocking::watch(running).map_err(watch)?;
+    loop {
+        let mut ready = socket.readable_mut().await.map_err(watch)?;
+        let over = ready.get_inner_mut().step()?;
+        if over {
+            drop(ready);
+            return Ok(socket.into_inner());
+        }
+        ready.clear_ready();
+    }
+}
+
+impl Started {
+    pub(super) async fn collect(self, timeout: Option<Duration>) -> Result<Output> {
+        let Started { running, input, stdout, stderr } = self;
+        let killer = running.container().clone();
+        let pid = running.pidfd()?;
+        let work = async {
+            tokio::join!(until_closed(running), read_all(Some(stdout)), read_all(stderr), write_all(input))
+        };
+        tokio::pin!(work);
+        let mut timed_out = false;
+        let (running, stdout, stderr, ()) = match timeout {
+            None => work.await,
+            Some(limit) => match tokio::time::timeout(limit, &mut work).await {
+                Ok(done) => done,
+                Err(_) => {
+                    timed_out = true;
+                    tracing::debug!(container = killer.id(), "time is up");
+                    let _ = rustix::process::pidfd_send_signal(&pid, rustix::process::Signal::KILL);
+                    work.await
+                }
+            },
+        };
+        let mut running = running?;
+        let status = blocking::run(move || Ok(running.finish()?)).await?;
+        Ok(Output { status, stdout: stdout?, stderr: stderr?, timed_out })
+    }
+}

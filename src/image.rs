@@ -1,0 +1,375 @@
+//! Images: making, listing, inspecting and removing them.
+
+use std::future::{Future, IntoFuture};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use boxship_layers::{HostImage, ImageOptions, Progress};
+use boxship_layers::oci_spec::image::ImageConfiguration;
+use tokio::sync::mpsc;
+
+use crate::blocking;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+
+/// A future that a request turns into.
+pub(crate) type Pending<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
+
+/// An image. A handle: cheap to clone, and dropping it changes nothing.
+#[derive(Clone, Debug)]
+pub struct Image {
+    inner: boxship_layers::Image,
+}
+
+/// A line of the list of images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ImageSummary {
+    /// `repository:tag`.
+    pub name: String,
+    /// The digest of its manifest, `sha256:…`.
+    pub digest: String,
+    /// Bytes of its layers, as stored.
+    pub size: u64,
+}
+
+/// What happens during an import.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum ImportEvent {
+    /// A program of the host was collected.
+    Collected {
+        /// Its path.
+        path: PathBuf,
+        /// Files in the image so far.
+        files: u64,
+    },
+    /// Bytes written so far.
+    Unpacked {
+        /// Bytes of files.
+        bytes: u64,
+    },
+    /// Everything is written, and is being made durable.
+    Committing,
+    /// The image is there.
+    Done(Image),
+}
+
+impl Image {
+    /// An image of programs of this host, each with the libraries it needs: no network, registry or
+    /// package is involved. `/etc/passwd` and `/etc/group` are added.
+    ///
+    /// ```no_run
+    /// # async fn f() -> Result<(), boxship::Error> {
+    /// let tools = boxship::Image::from_host_programs(["/bin/sh", "/bin/ls"]).tag("tools:1").await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn from_host_programs<I: IntoIterator<Item = P>, P: AsRef<Path>>(programs: I) -> Import {
+        ImageApi::new(None).from_host_programs(programs)
+    }
+
+    /// An image of a root file system archive: tar, plain or compressed with gzip or zstd.
+    pub fn import(archive: impl AsRef<Path>) -> Import {
+        ImageApi::new(None).import(archive)
+    }
+
+    /// An image of a directory.
+    pub fn from_directory(dir: impl AsRef<Path>) -> Import {
+        ImageApi::new(None).from_directory(dir)
+    }
+
+    /// The image with this name (a missing tag is `latest`) or digest.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`](crate::ErrorKind).
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn get(name: &str) -> Result<Image> {
+        ImageApi::new(None).get(name).await
+    }
+
+    /// All images, by name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind).
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn list() -> Result<Vec<ImageSummary>> {
+        ImageApi::new(None).list().await
+    }
+
+    /// Removes this name, and with its last name the image.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InUse`](crate::ErrorKind) when a container was made from it.
+    ///
+    /// # Cancel safety
+    /// The removal goes on.
+    pub async fn remove(&self) -> Result<()> {
+        let image = self.inner.clone();
+        blocking::run(move || {
+            let name = image.name().map_or_else(|| image.digest().to_string(), str::to_owned);
+            Ok(image.store().remove_image(&name)?)
+        })
+        .await
+    }
+
+    /// Its name as it was asked for, `None` by digest.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.inner.name()
+    }
+
+    /// The digest of its manifest, `sha256:…`.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        self.inner.digest().to_string()
+    }
+
+    /// Bytes of its layers, as stored.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.inner.size()
+    }
+
+    /// The digests of its unpacked layers, the lowest first.
+    #[must_use]
+    pub fn layers(&self) -> Vec<String> {
+        self.inner.layers().iter().map(ToString::to_string).collect()
+    }
+
+    /// Its OCI configuration: data from whoever made the image.
+    #[must_use]
+    pub fn inspect(&self) -> &ImageConfiguration {
+        self.inner.configuration()
+    }
+}
+
+/// The images of an engine, see [`Engine::image`].
+#[derive(Clone, Debug)]
+pub struct ImageApi {
+    engine: Option<Engine>,
+}
+
+enum Source {
+    Host(HostImage),
+    Archive(PathBuf),
+    Directory(PathBuf),
+}
+
+impl ImageApi {
+    pub(crate) fn new(engine: Option<Engine>) -> ImageApi {
+        ImageApi { engine }
+    }
+
+    fn request(&self, source: Source) -> Import {
+        Import { engine: self.engine.clone(), source, tag: None, options: ImageOptions::default() }
+    }
+
+    /// As [`Image::from_host_programs`].
+    pub fn from_host_programs<I: IntoIterator<Item = P>, P: AsRef<Path>>(&self, programs: I) -> Import {
+        self.request(Source::Host(HostImage::new(programs)))
+    }
+
+    /// As [`Image::import`].
+    pub fn import(&self, archive: impl AsRef<Path>) -> Import {
+        self.request(Source::Archive(archive.as_ref().to_owned()))
+    }
+
+    /// As [`Image::from_directory`].
+    pub fn from_directory(&self, dir: impl AsRef<Path>) -> Import {
+        self.request(Source::Directory(dir.as_ref().to_owned()))
+    }
+
+    fn blocking_engine(self) -> Result<Engine> {
+        self.engine.map_or_else(Engine::default_blocking, Ok)
+    }
+
+    /// As [`Image::get`].
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn get(&self, name: &str) -> Result<Image> {
+        let (api, name) = (self.clone(), name.to_owned());
+        blocking::run(move || Ok(Image { inner: api.blocking_engine()?.runtime().store().image(&name)? })).await
+    }
+
+    /// As [`Image::list`].
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn list(&self) -> Result<Vec<ImageSummary>> {
+        let api = self.clone();
+        blocking::run(move || {
+            let all = api.blocking_engine()?.runtime().store().images()?;
+            let summary = |i: boxship_layers::ImageInfo| ImageSummary { name: i.name, digest: i.digest.to_string(), size: i.size };
+            Ok(all.into_iter().map(summary).collect())
+        })
+        .await
+    }
+}
+
+/// An image to be made. Await it, or follow it with [`events`](Import::events).
+///
+/// # Cancel safety
+/// Dropping the future cancels the import at its next entry; nothing of it stays.
+#[must_use = "an import does nothing until it is awaited"]
+pub struct Import {
+    engine: Option<Engine>,
+    source: Source,
+    tag: Option<String>,
+    options: ImageOptions,
+}
+
+impl std::fmt::Debug for Import {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Import").field("tag", &self.tag).finish_non_exhaustive()
+    }
+}
+
+impl Import {
+    /// Sets the image's name; a missing tag is `latest`. Needed.
+    pub fn tag(mut self, name: impl Into<String>) -> Self {
+        self.tag = Some(name.into());
+        self
+    }
+
+    /// Sets the default command (not for images of host programs, whose first program it is).
+    pub fn command<I: IntoIterator<Item = S>, S: Into<String>>(mut self, command: I) -> Self {
+        self.options.command = command.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Adds a variable to the image's environment.
+    pub fn env(mut self, key: impl AsRef<str>, value: impl AsRef<str>) -> Self {
+        self.options.env.push(format!("{}={}", key.as_ref(), value.as_ref()));
+        self
+    }
+
+    /// Adds a file to an image of host programs.
+    pub fn file(mut self, path: impl AsRef<Path>, content: impl Into<Vec<u8>>) -> Self {
+        if let Source::Host(host) = self.source {
+            self.source = Source::Host(host.file(path, content));
+        }
+        self
+    }
+
+    /// Starts the import and returns its events; the last one is [`ImportEvent::Done`] or an error.
+    ///
+    /// # Drop
+    /// Dropping the stream cancels the import.
+    pub fn events(self) -> ImportEvents {
+        let (sender, receiver) = mpsc::channel(64);
+        tokio::task::spawn_blocking(move || {
+            let told = sender.clone();
+            let result = self.carry_out(&mut |p| {
+                let event = match p {
+                    Progress::Collected { path, files } => ImportEvent::Collected { path, files },
+                    Progress::Read { bytes } => ImportEvent::Unpacked { bytes },
+                    _ => ImportEvent::Committing,
+                };
+                // A slow reader misses numbers, not the end; a reader that is gone cancels.
+                !matches!(told.try_send(Ok(event)), Err(mpsc::error::TrySendError::Closed(_)))
+            });
+            // Nobody listens any more: then nobody wants to know.
+            let _ = sender.blocking_send(result.map(ImportEvent::Done));
+        });
+        ImportEvents(receiver)
+    }
+
+    fn carry_out(self, observe: &mut dyn FnMut(Progress) -> bool) -> Result<Image> {
+        let name = self.tag.ok_or_else(|| Error::invalid("tag", "name the image, for example \"tools:1\""))?;
+        let engine = ImageApi { engine: self.engine }.blocking_engine()?;
+        let store = engine.runtime().store();
+        let inner = match &self.source {
+            Source::Host(host) => store.import_host_programs(host, &name, observe)?,
+            Source::Directory(dir) => store.import_directory(dir, &name, &self.options, observe)?,
+            Source::Archive(path) => {
+                let file = std::fs::File::open(path).map_err(|e| Error::io(&format!("open the archive {path:?}"), e))?;
+                store.import(file, &name, &self.options, observe)?
+            }
+        };
+        Ok(Image { inner })
+    }
+}
+
+impl IntoFuture for Import {
+    type Output = Result<Image>;
+    type IntoFuture = Pending<Image>;
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let mut events = self.events();
+            while let Some(event) = events.next().await {
+                if let ImportEvent::Done(image) = event? {
+                    return Ok(image);
+                }
+            }
+            Err(Error::io("finish the import", std::io::Error::other("the import was stopped")))
+        })
+    }
+}
+
+/// The events of an import: a stream, and the same as a method.
+#[derive(Debug)]
+pub struct ImportEvents(mpsc::Receiver<Result<ImportEvent>>);
+
+impl ImportEvents {
+    /// The next event; `None` after the last.
+    ///
+    /// # Cancel safety
+    /// No event is lost.
+    pub async fn next(&mut self) -> Option<Result<ImportEvent>> {
+        self.0.recv().await
+    }
+}
+
+impl futures_core::Stream for ImportEvents {
+    type Item = Result<ImportEvent>;
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(cx)
+    }
+}
+
+/// What names an image: its name, its digest, or an [`Image`].
+pub trait IntoImageRef: sealed::Sealed {
+    #[doc(hidden)]
+    fn into_image_ref(self) -> String;
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for &str {}
+    impl Sealed for String {}
+    impl Sealed for &String {}
+    impl Sealed for &super::Image {}
+}
+
+impl IntoImageRef for &str {
+    fn into_image_ref(self) -> String {
+        self.to_owned()
+    }
+}
+impl IntoImageRef for String {
+    fn into_image_ref(self) -> String {
+        self
+    }
+}
+impl IntoImageRef for &String {
+    fn into_image_ref(self) -> String {
+        self.clone()
+    }
+}
+impl IntoImageRef for &Image {
+    fn into_image_ref(self) -> String {
+        self.name().map_or_else(|| self.digest(), str::to_owned)
+    }
+}
