@@ -55,7 +55,7 @@ async fn main() -> Result<(), Error> {
     }
 
     println!("5. a command that takes more memory than it may");
-    let greedy = ["/bin/sh", "-c", "tail -c 100000000 /dev/zero"];
+    let greedy = ["/bin/sh", "-c", "a=0123456789; while :; do a=$a$a; done"];
     match shell().command(greedy).memory_limit(ByteSize::mib(16)).timeout(Duration::from_secs(20)).output().await {
         Ok(out) => println!(
             "   {} (killed for memory: {}), peak {}\n",

@@ -96,7 +96,14 @@ impl Monitor<'_> {
             if ready(0) {
                 self.control();
             }
-            if ready(1) && self.report < 0 {
+            if ready(1) {
+                // Whatever it had to say has been written; nobody else's copy of the pipe matters.
+                sys::set_nonblocking(self.report);
+                while self.report >= 0 {
+                    if self.take_report() {
+                        return;
+                    }
+                }
                 self.finish();
                 return;
             }

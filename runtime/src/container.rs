@@ -296,6 +296,10 @@ impl Runtime {
             group.kill()?;
             group.delete()?;
         }
+        self.discard_record(id, name, slot)
+    }
+
+    fn discard_record(&self, id: &str, name: Option<&str>, slot: Option<u32>) -> Result<()> {
         self.store().discard("containers", id)?;
         self.store().remove_snapshot(id)?;
         if let Some(name) = name {
@@ -652,6 +656,11 @@ impl Container {
     /// Removes everything of it, whatever its state.
     pub(crate) fn discard(&self) -> Result<()> {
         self.runtime.discard_files(self.id(), self.config().name.as_deref(), self.inner.id_slot)
+    }
+
+    /// Removes what is left of it after its monitor has told its end and removed the cgroups.
+    pub(crate) fn discard_ended(&self) -> Result<()> {
+        self.runtime.discard_record(self.id(), self.config().name.as_deref(), self.inner.id_slot)
     }
 
     /// Its logs from the beginning.

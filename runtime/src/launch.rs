@@ -129,7 +129,13 @@ impl Running {
     /// # Errors
     /// As [`wait`](Running::wait).
     pub fn finish(&mut self) -> Result<ExitStatus> {
-        self.container.discard()?;
+        let _span = tracing::debug_span!("remove").entered();
+        if self.exit.is_some() {
+            // The monitor has removed the cgroups.
+            self.container.discard_ended()?;
+        } else {
+            self.container.discard()?;
+        }
         self.exit.ok_or(Error::Namespaces(boxship_namespaces::Error::MonitorLost))
     }
 }
