@@ -83,12 +83,12 @@ impl Store {
         rustix::fs::mkdirat(&dir, work.as_str(), Mode::RWXU).map_err(Error::io("renew", path()))
     }
 
-    /// Removes a snapshot; one that is gone is no error.
+    /// Removes a snapshot (into the trash); one that is gone is no error.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn remove_snapshot(&self, id: &str) -> Result<()> {
-        self.discard("snapshots", id)
+        self.set_aside("snapshots", id)
     }
 
     /// The ids of all snapshots.

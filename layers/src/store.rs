@@ -104,7 +104,8 @@ impl Store {
             make_private(&store.path().join(name), false)?;
         }
         store.make_top()?;
-        store.collect_leftovers();
+        store.collect_leftovers("ingest", true);
+        store.empty_trash();
         Ok(store)
     }
 
@@ -174,18 +175,16 @@ impl Store {
 
     /// Removes ingests whose owner is dead, and what was put into the trash. Best effort: what stays
     /// is tried again by the next open.
-    fn collect_leftovers(&self) {
-        for (parent, locked) in [("ingest", true), ("trash", false)] {
-            let Ok(dir) = fsx::open_dir(self.0.dir.as_fd(), OsStr::new(parent)) else { continue };
-            let Ok(entries) = std::fs::read_dir(self.path().join(parent)) else { continue };
-            for entry in entries.flatten() {
-                let name = entry.file_name();
-                let dead = !locked
-                    || fsx::open_dir(dir.as_fd(), &name)
-                        .is_ok_and(|d| rustix::fs::flock(&d, FlockOperation::NonBlockingLockExclusive).is_ok());
-                if dead {
-                    let _ = fsx::remove_tree(dir.as_fd(), &name);
-                }
+    fn collect_leftovers(&self, parent: &str, locked: bool) {
+        let Ok(dir) = fsx::open_dir(self.0.dir.as_fd(), OsStr::new(parent)) else { return };
+        let Ok(entries) = std::fs::read_dir(self.path().join(parent)) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let dead = !locked
+                || fsx::open_dir(dir.as_fd(), &name)
+                    .is_ok_and(|d| rustix::fs::flock(&d, FlockOperation::NonBlockingLockExclusive).is_ok());
+            if dead {
+                let _ = fsx::remove_tree(dir.as_fd(), &name);
             }
         }
     }
@@ -274,20 +273,34 @@ impl Store {
         self.path().join("layers").join(diff_id.hex())
     }
 
-    /// Moves `name` below the store's directory `parent` into the trash in one step, and removes it
-    /// there. A missing name is no error.
+    /// Moves `name` below the store's directory `parent` into the trash: one step, after which it is
+    /// gone for everybody. [`empty_trash`](Store::empty_trash), or the next open, frees the space. A
+    /// missing name is no error.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn set_aside(&self, parent: &str, name: &str) -> Result<()> {
+        let (from, trash) = (self.dir(parent)?, self.dir("trash")?);
+        match rustix::fs::renameat(&from, name, &trash, fsx::random_name().as_str()) {
+            Err(rustix::io::Errno::NOENT) => Ok(()),
+            other => other.map_err(Error::io("discard", self.path().join(parent).join(name))),
+        }
+    }
+
+    /// [`set_aside`](Store::set_aside), then frees the space.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn discard(&self, parent: &str, name: &str) -> Result<()> {
-        let (from, trash) = (self.dir(parent)?, self.dir("trash")?);
-        let path = || self.path().join(parent).join(name);
-        let new = fsx::random_name();
-        match rustix::fs::renameat(&from, name, &trash, new.as_str()) {
-            Err(rustix::io::Errno::NOENT) => return Ok(()),
-            other => other.map_err(Error::io("discard", path()))?,
-        }
-        fsx::remove_tree(trash.as_fd(), OsStr::new(&new)).map_err(Error::io("remove", path()))
+        self.set_aside(parent, name)?;
+        self.empty_trash();
+        Ok(())
+    }
+
+    /// Frees what was set aside. Several threads and processes may do so at once; what one of them
+    /// cannot remove is left to the next.
+    pub fn empty_trash(&self) {
+        self.collect_leftovers("trash", false);
     }
 }
 

@@ -37,6 +37,8 @@ struct Child<'a> {
     context: &'a Context,
     /// An attached read-only empty directory, the source of further masks.
     empty: i32,
+    /// The verified `/dev/null`.
+    null: i32,
     /// The root directory once the container's root is in place.
     root: i32,
     terminal: i32,
@@ -45,7 +47,7 @@ struct Child<'a> {
 pub fn run(plan: Plan, slots: &mut Slots, context: &Context) -> ! {
     sys::die_with_parent();
     let mut child =
-        Child { plan, header: plan.header(), slots, context, empty: -1, root: -1, terminal: -1 };
+        Child { plan, header: plan.header(), slots, context, empty: -1, null: -1, root: -1, terminal: -1 };
     for (i, op) in plan.ops().iter().enumerate() {
         if let Err(Failure(errno, detail)) = child.step(op) {
             fail(context.report, report::FAILED, i as u32, errno, detail);
@@ -112,6 +114,9 @@ impl Child<'_> {
             return Err(Failure(Errno(errno), stage::DONOR_NAMESPACES));
         }
         let h = self.header;
+        if h.donor_uid_map == 0 {
+            return Ok(());
+        }
         let proc = self.slots.get(u64::from(h.proc_dir))?;
         write_maps(proc, self.context.donor_pid, self.plan, h.donor_uid_map, h.donor_gid_map,
             h.flags & flag::DONOR_DENY_SETGROUPS != 0)
@@ -331,15 +336,9 @@ impl Child<'_> {
         };
         let (mode, _, _) = sys::fstat(target)?;
         if mode & 0o170000 != 0o040000 {
-            let null = self.lookup(Text::literal(c"/dev/null"), O_PATH)?;
-            let (mode, device, _) = sys::fstat(null)?;
-            if mode & 0o170000 != 0o020000 || device != 0x103 {
-                return Err(Failure(Errno(EINVAL), 1));
-            }
-            let tree = sys::open_tree(null, Text::EMPTY, false)?;
+            let tree = sys::open_tree(self.null()?, Text::EMPTY, false)?;
             sys::move_mount(tree, target)?;
             sys::close(tree);
-            sys::close(null);
         } else if self.empty < 0 {
             let fs = sys::fsopen(Text::literal(c"tmpfs"))?;
             sys::fsconfig_string(fs, Text::literal(c"nr_inodes"), Text::literal(c"2"))?;
@@ -356,6 +355,19 @@ impl Child<'_> {
         }
         sys::close(target);
         Ok(())
+    }
+
+    /// The null device of the container's own `/dev`, checked to be it.
+    fn null(&mut self) -> Result<i32> {
+        if self.null < 0 {
+            let null = self.lookup(Text::literal(c"/dev/null"), O_PATH)?;
+            let (mode, device, _) = sys::fstat(null)?;
+            if mode & 0o170000 != 0o020000 || device != 0x103 {
+                return Err(Errno(EINVAL));
+            }
+            self.null = null;
+        }
+        Ok(self.null)
     }
 
     fn read_only(&mut self, o: &Op) -> Step {

@@ -27,6 +27,10 @@ pub struct Monitor<'a> {
     pub executing: bool,
     pub started: bool,
     pub started_ns: u64,
+    /// When the helper began, and when the child existed: for the caller's traces.
+    pub begun_ns: u64,
+    pub cloned_ns: u64,
+    pub executing_ns: u64,
     pub pending: Pending,
     pub clients: [i32; CLIENTS],
 }
@@ -152,7 +156,10 @@ impl Monitor<'_> {
         if n == 16 {
             let word = |i: usize| u32::from_ne_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]]);
             match word(0) {
-                report::EXECUTING => self.executing = true,
+                report::EXECUTING => {
+                    self.executing = true;
+                    self.executing_ns = sys::now();
+                }
                 report::HELD => self.tell(report::HELD, self.pid as u64, 0, Exit::default(), Some(self.pidfd)),
                 _ => {
                     self.reap();
@@ -177,7 +184,13 @@ impl Monitor<'_> {
         self.started = true;
         self.started_ns = sys::now();
         self.record_pid();
-        let exit = Exit { started_ns: self.started_ns, ..Exit::default() };
+        let exit = Exit {
+            started_ns: self.started_ns,
+            finished_ns: self.executing_ns,
+            cpu_ns: self.begun_ns,
+            memory_peak: self.cloned_ns,
+            ..Exit::default()
+        };
         self.tell(report::STARTED, self.pid as u64, 0, exit, Some(self.pidfd));
         false
     }

@@ -29,6 +29,7 @@ static LOG: Static<Log> = Static(UnsafeCell::new(Log::none()));
 pub fn main() -> ! {
     // SAFETY: `main` runs once and holds the only references.
     let (slots, log) = unsafe { (&mut *SLOTS.0.get(), &mut *LOG.0.get()) };
+    let begun_ns = sys::now();
     // Only the control socket is meant for us; an embedder may have leaked others.
     required(stage::RECEIVE, sys::close_range(3, 0));
     sys::signal_mask(!0);
@@ -50,7 +51,7 @@ pub fn main() -> ! {
         let dir = slots.optional(h.state_dir);
         required(stage::LOG, log.open(dir, h.log_max_size, h.log_max_files));
     }
-    start(plan, h, slots, log)
+    start(plan, h, slots, log, begun_ns)
 }
 
 /// The first message carries the plan's memfd and the first descriptors; more may follow.
@@ -136,7 +137,7 @@ fn pipe() -> [i32; 2] {
     required(stage::PIPES, sys::pipe())
 }
 
-fn start(plan: Plan, h: &'static Header, slots: &mut Slots, log: &mut Log) -> ! {
+fn start(plan: Plan, h: &'static Header, slots: &mut Slots, log: &mut Log, begun_ns: u64) -> ! {
     let report = pipe();
     let hold = if h.flags & flag::HOLD != 0 { pipe() } else { [-1; 2] };
     let donor_ready = if h.donor_flags != 0 { pipe() } else { [-1; 2] };
@@ -170,6 +171,7 @@ fn start(plan: Plan, h: &'static Header, slots: &mut Slots, log: &mut Log) -> ! 
             abort(stage::CLONE, e)
         }
     };
+    let cloned_ns = sys::now();
     if pid == 0 {
         sys::close(0);
         let context = Context {
@@ -214,6 +216,9 @@ fn start(plan: Plan, h: &'static Header, slots: &mut Slots, log: &mut Log) -> ! 
         executing: false,
         started: false,
         started_ns: 0,
+        begun_ns,
+        cloned_ns,
+        executing_ns: 0,
         pending: Pending::none(),
         clients: [-1; 8],
     };

@@ -24,4 +24,4 @@ pub use nix::sys::resource::Resource;
 pub use privilege::Privilege;
 pub use profile::Profile;
 pub use sandbox::{Cgroups, Device, MonitorOptions, Rlimit, Sandbox, SmallFile, Stdio, User};
-pub use spawn::{Attachment, Child, Event, ExitStatus, Output, Reaper};
+pub use spawn::{Attachment, Child, Event, ExitStatus, Helper, Output, Reaper};

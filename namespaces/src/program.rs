@@ -165,10 +165,11 @@ impl Compiler {
 
     /// Waits for the donor and borrows what it made, once.
     pub(crate) fn borrow_donor(&mut self) {
-        if self.users.donor.is_none() || std::mem::replace(&mut self.waited, true) {
+        if self.header.donor_flags == 0 || std::mem::replace(&mut self.waited, true) {
             return;
         }
-        self.step(op::WAIT_DONOR, 0, [0; 3], "create", "the user namespace");
+        let what = if self.users.donor.is_some() { "the user namespace" } else { "the network namespace" };
+        self.step(op::WAIT_DONOR, 0, [0; 3], "create", what);
         let borrowed = self.namespaces.and(Namespaces::NET | Namespaces::IPC | Namespaces::UTS);
         if borrowed != Namespaces::NONE {
             self.step(op::SETNS_DONOR, 0, [borrowed.bits(), 0, 0], "enter namespaces", borrowed.to_string());
@@ -362,6 +363,11 @@ fn namespaces(c: &mut Compiler, plan: &Sandbox) {
             c.header.flags |= flag::DONOR_DENY_SETGROUPS;
         }
         c.users.donor = Some(donor);
+    } else if set.contains(Namespaces::NET | Namespaces::MOUNT) && !c.users.rootless {
+        // A network namespace takes the kernel as long as everything else together: a donor makes it
+        // at the same time.
+        c.header.donor_flags = set.and(donated).bits();
+        c.header.clone_flags = direct.without(donated).bits();
     } else {
         c.header.clone_flags = direct.bits();
     }

@@ -217,23 +217,23 @@ impl Sandbox {
     /// [`Error::ProgramNotFound`] and [`Error::NotExecutable`] name the step that failed. In every
     /// case the program did not run and nothing is left.
     pub fn spawn(self) -> Result<Child> {
+        self.validate()?;
+        self.spawn_with(Helper::start()?)
+    }
+
+    /// [`spawn`](Sandbox::spawn) with a helper that was started before, while the plan was made.
+    ///
+    /// # Errors
+    /// As [`spawn`](Sandbox::spawn).
+    pub fn spawn_with(self, helper: Helper) -> Result<Child> {
         let held = self.monitor.hold;
         let span = tracing::debug_span!("spawn").entered();
         let program = {
             let _span = tracing::debug_span!("compile").entered();
             compile(self, Privilege::detect())?
         };
-        let (control, mut process) = {
-            let _span = tracing::debug_span!("helper").entered();
-            start_helper()?
-        };
-        let monitor = if program.detached {
-            None
-        } else {
-            // The helper waits for us, so its pid cannot be another process's yet.
-            let pid = Pid::from_child(&process);
-            Some(rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(Error::io("open the helper"))?)
-        };
+        let (control, mut process, pidfd) = helper.take()?;
+        let monitor = (!program.detached).then_some(pidfd);
         let sent = send_plan(&control, &program);
         if program.detached {
             // The helper forks and leaves at once; SIGCHLD may be ignored or another thread may have
@@ -250,19 +250,49 @@ impl Sandbox {
     }
 }
 
-fn start_helper() -> Result<(OwnedFd, std::process::Child)> {
-    let (ours, theirs) =
-        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .map_err(Error::io("create the control socket"))?;
-    // Stdin is the one descriptor that std hands over without forking (posix_spawn).
-    let process = Command::new(format!("/proc/self/fd/{}", helper()?.as_raw_fd()))
-        .env_clear()
-        .stdin(ProcessStdio::from(theirs))
-        .stdout(ProcessStdio::null())
-        .stderr(ProcessStdio::null())
-        .spawn()
-        .map_err(|source| Error::Io { step: "start the helper", source })?;
-    Ok((ours, process))
+/// A helper process that waits for its plan.
+///
+/// # Drop
+/// The helper ends by itself; it is waited for, which takes as long as a process needs to exit.
+#[derive(Debug)]
+pub struct Helper(Option<(OwnedFd, std::process::Child, OwnedFd)>);
+
+impl Helper {
+    /// Starts one. The size of this program does not matter: nothing of it is copied.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn start() -> Result<Helper> {
+        let _span = tracing::debug_span!("helper").entered();
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(Error::io("create the control socket"))?;
+        // Stdin is the one descriptor that std hands over without forking (posix_spawn).
+        let process = Command::new(format!("/proc/self/fd/{}", helper()?.as_raw_fd()))
+            .env_clear()
+            .stdin(ProcessStdio::from(theirs))
+            .stdout(ProcessStdio::null())
+            .stderr(ProcessStdio::null())
+            .spawn()
+            .map_err(|source| Error::Io { step: "start the helper", source })?;
+        // It waits for us, so its pid cannot be another process's yet.
+        let pidfd = rustix::process::pidfd_open(Pid::from_child(&process), PidfdFlags::empty())
+            .map_err(Error::io("open the helper"))?;
+        Ok(Helper(Some((ours, process, pidfd))))
+    }
+
+    fn take(mut self) -> Result<(OwnedFd, std::process::Child, OwnedFd)> {
+        self.0.take().ok_or(Error::MonitorLost)
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        if let Some((control, _, pidfd)) = self.0.take() {
+            drop(control);
+            reap(Some(&pidfd));
+        }
+    }
 }
 
 fn send_plan(control: &OwnedFd, program: &Program) -> Result<()> {
@@ -293,6 +323,14 @@ fn await_start(control: OwnedFd, monitor: Option<OwnedFd>, program: &Program, he
             report::STARTED | report::HELD if held == (m.kind == report::HELD) => {
                 let pid = i32::try_from(m.a).ok().and_then(Pid::from_raw);
                 let (Some(pid), Some(pidfd)) = (pid, pidfd) else { return Err(Error::MonitorLost) };
+                // Moments of the helper (ns since 1970), for whoever draws where a start's time goes.
+                tracing::debug!(
+                    begun = m.exit.cpu_ns,
+                    cloned = m.exit.memory_peak,
+                    executing = m.exit.finished_ns,
+                    started = m.exit.started_ns,
+                    "helper"
+                );
                 return Ok(Child { control, pid, pidfd, monitor, exit: None, started_ns: m.exit.started_ns });
             }
             report::FAILED | report::HELPER_FAILED | report::DIED => {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use boxship_cgroups::{Group, Parent, Usage};
 use boxship_layers::Store;
-use boxship_namespaces::{Attachment, Child, ExitStatus, Privilege, Reaper};
+use boxship_namespaces::{Attachment, Child, ExitStatus, Helper, Privilege, Reaper};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
@@ -151,6 +151,7 @@ impl Runtime {
         }
         ids::collect(self.store(), |id| alive.contains(id));
         self.collect_names(&alive);
+        self.store().empty_trash();
         Ok(())
     }
 
@@ -300,7 +301,7 @@ impl Runtime {
     }
 
     fn discard_record(&self, id: &str, name: Option<&str>, slot: Option<u32>) -> Result<()> {
-        self.store().discard("containers", id)?;
+        self.store().set_aside("containers", id)?;
         self.store().remove_snapshot(id)?;
         if let Some(name) = name {
             let names = self.store().dir("names")?;
@@ -476,7 +477,7 @@ impl Container {
             }
         }
         let streams = Streams::logged(self.config().stdin_open);
-        let child: Result<Child> = self.launch(streams, Some(lock), true);
+        let child: Result<Child> = self.launch(streams, Some(lock), true, Helper::start);
         child.map(drop)
     }
 
@@ -650,7 +651,9 @@ impl Container {
         }
         // Whoever holds the lock now is starting it.
         let _lock = self.try_lock()?.ok_or_else(|| self.refuse(Operation::Delete, Status::Running))?;
-        self.discard()
+        self.discard()?;
+        self.runtime.store().empty_trash();
+        Ok(())
     }
 
     /// Removes everything of it, whatever its state.

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use boxship_cgroups::{Group, Hierarchies, Parent};
 use boxship_namespaces::{
-    CapSet, Capabilities, Cgroups, Child, Device, Event, ExitStatus, IdMap, MonitorOptions, Mount, Namespaces,
+    CapSet, Capabilities, Cgroups, Child, Device, Event, ExitStatus, Helper, IdMap, MonitorOptions, Mount, Namespaces,
     Overlay, Privilege, Profile, Resource, Rlimit, Root, Sandbox, Stdio, User,
 };
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -115,25 +115,39 @@ impl Running {
         Ok(false)
     }
 
+    /// Whether the end is known; what is left is cleaning up.
+    #[must_use]
+    pub fn has_exited(&self) -> bool {
+        self.exit.is_some() || self.over
+    }
+
     /// Waits for the end, removes the container and tells how it ended; blocks.
     ///
     /// # Errors
     /// [`Error::Namespaces`] when the monitor was killed; [`Error::Layers`] when removal failed.
     pub fn wait(&mut self) -> Result<ExitStatus> {
-        while !self.step()? {}
-        self.finish()
+        while !self.has_exited() {
+            self.step()?;
+        }
+        let status = self.finish();
+        self.container.runtime().store().empty_trash();
+        status
     }
 
-    /// Removes the container after [`step`](Running::step) answered true.
+    /// Removes the container once [`has_exited`](Running::has_exited); blocks until its monitor has
+    /// removed the cgroups. The space is freed by the store's `empty_trash`.
     ///
     /// # Errors
     /// As [`wait`](Running::wait).
     pub fn finish(&mut self) -> Result<ExitStatus> {
         let _span = tracing::debug_span!("remove").entered();
-        if self.exit.is_some() {
-            // The monitor has removed the cgroups.
+        let known = self.exit.is_some();
+        if known {
+            // At the same time the monitor removes the cgroups.
             self.container.discard_ended()?;
-        } else {
+        }
+        while !self.step()? {}
+        if !known {
             self.container.discard()?;
         }
         self.exit.ok_or(Error::Namespaces(boxship_namespaces::Error::MonitorLost))
@@ -169,19 +183,34 @@ impl Runtime {
     /// [`Error::Invalid`] before anything is touched; every other error leaves nothing behind.
     pub fn run(&self, config: Config, streams: Streams) -> Result<Running> {
         let _span = tracing::debug_span!("run").entered();
+        config.validate()?;
         self.reap();
-        let container = {
-            let _span = tracing::debug_span!("record").entered();
-            self.record(config, true)?
-        };
-        let lock = container.take_creation_lock();
-        match container.launch(streams, lock, false) {
-            Ok(child) => Ok(Running { container, child, exit: None, over: false }),
-            Err(e) => {
-                let _ = container.discard();
-                Err(e)
+        // A process takes the kernel about as long as the directories take us: both at once.
+        std::thread::scope(|scope| {
+            let parent = tracing::Span::current();
+            let helper = std::thread::Builder::new()
+                .spawn_scoped(scope, move || parent.in_scope(Helper::start))
+                .map_err(Error::io("start a thread in", self.store().path()))?;
+            let container = {
+                let _span = tracing::debug_span!("record").entered();
+                self.record(config, true)?
+            };
+            let lock = container.take_creation_lock();
+            match container.launch(streams, lock, false, move || join(helper)) {
+                Ok(child) => Ok(Running { container, child, exit: None, over: false }),
+                Err(e) => {
+                    let _ = container.discard();
+                    Err(e)
+                }
             }
-        }
+        })
+    }
+}
+
+fn join(helper: std::thread::ScopedJoinHandle<'_, boxship_namespaces::Result<Helper>>) -> boxship_namespaces::Result<Helper> {
+    match helper.join() {
+        Ok(helper) => helper,
+        Err(panic) => std::panic::resume_unwind(panic),
     }
 }
 
@@ -196,7 +225,13 @@ struct Plan<'a> {
 
 impl Container {
     /// Starts the process; the lock passes to the monitor.
-    pub(crate) fn launch(&self, streams: Streams, lock: Option<OwnedFd>, detached: bool) -> Result<Child> {
+    pub(crate) fn launch(
+        &self,
+        streams: Streams,
+        lock: Option<OwnedFd>,
+        detached: bool,
+        helper: impl FnOnce() -> boxship_namespaces::Result<Helper>,
+    ) -> Result<Child> {
         let config = self.config();
         let privilege = Privilege::detect();
         let map = self.id_slot().map(ids::map).transpose()?;
@@ -210,7 +245,7 @@ impl Container {
             let _span = tracing::debug_span!("plan").entered();
             plan.sandbox(streams, lock, detached, group.as_ref())
         };
-        let started = sandbox.and_then(|s| Ok(s.spawn()?));
+        let started = sandbox.and_then(|s| Ok(s.spawn_with(helper()?)?));
         if started.is_err()
             && let Some(group) = group
         {

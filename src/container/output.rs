@@ -84,19 +84,16 @@ async fn write_all(input: Option<(OwnedFd, Vec<u8>)>) {
     }
 }
 
-/// Follows the monitor's messages to the end.
-async fn until_closed(running: Running) -> Result<Running> {
+/// Follows the monitor's messages until the container's end is known.
+async fn until_exited(running: Running) -> Result<Running> {
     let watch = |e| Error::io("watch the container", e);
     let mut socket = blocking::watch(running).map_err(watch)?;
-    loop {
+    while !socket.get_ref().has_exited() {
         let mut ready = socket.readable_mut().await.map_err(watch)?;
-        let over = ready.get_inner_mut().step()?;
-        if over {
-            drop(ready);
-            return Ok(socket.into_inner());
-        }
+        ready.get_inner_mut().step()?;
         ready.clear_ready();
     }
+    Ok(socket.into_inner())
 }
 
 impl Started {
@@ -105,7 +102,7 @@ impl Started {
         let killer = running.container().clone();
         let pid = running.pidfd()?;
         let work = async {
-            tokio::join!(until_closed(running), read_all(Some(stdout)), read_all(stderr), write_all(input))
+            tokio::join!(until_exited(running), read_all(Some(stdout)), read_all(stderr), write_all(input))
         };
         tokio::pin!(work);
         let mut timed_out = false;
@@ -122,7 +119,12 @@ impl Started {
             },
         };
         let mut running = running?;
-        let status = blocking::run(move || Ok(running.finish()?)).await?;
+        let (status, store) = blocking::run(move || {
+            Ok((running.finish()?, running.container().runtime().store().clone()))
+        })
+        .await?;
+        // Nobody waits for the space; should the program end first, the next open frees it.
+        drop(tokio::task::spawn_blocking(move || store.empty_trash()));
         Ok(Output { status, stdout: stdout?, stderr: stderr?, timed_out })
     }
 }

@@ -33,6 +33,7 @@ struct Ready {
 /// Builds and attaches the tree up to the point where names and sysctls can be set.
 pub(super) fn build(c: &mut Compiler, plan: &Sandbox) -> Result<()> {
     if !plan.namespaces.contains(Namespaces::MOUNT) {
+        c.borrow_donor();
         return Ok(());
     }
     c.step(op::PRIVATE_ROOT, 0, [0; 3], "make private", "the mounts");
