@@ -121,6 +121,6 @@ impl FromStr for Signal {
     fn from_str(s: &str) -> Result<Signal, Error> {
         boxship_runtime::parse_signal(s)
             .map(Signal)
-            .ok_or_else(|| Error::invalid("signal", format!("{s:?} is not a signal name or a number from 1 to 64")))
+            .ok_or_else(|| Error::invalid("signal", format!("{s:?} is not a signal name or a number from 1 to 31")))
     }
 }

@@ -179,19 +179,22 @@ fn open_tree(controllers: Vec<String>, mount: &Path, path: &str) -> Result<Tree>
         let path = full.clone();
         move |source| Error::Io { operation, path, source }
     };
-    let made = match std::fs::create_dir(&full) {
-        Ok(()) => true,
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => false,
-        Err(e) => return Err(fail("make the cgroup")(e)),
-    };
+    match std::fs::create_dir(&full) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(fail("make the cgroup")(e)),
+        _ => {}
+    }
     let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
     let dir = rustix::fs::open(&full, flags, Mode::empty()).map_err(|e| fail("open")(e.into()))?;
     let tree = Tree { controllers, path: full.clone(), dir };
     if tree.is_v2() {
         delegate(mount, &tree)?;
-    } else if made && tree.controllers.iter().any(|c| c == "cpuset") {
+    } else if tree.controllers.iter().any(|c| c == "cpuset") {
         // v1: a cpuset starts empty and refuses processes; copy the host's, and let children copy ours.
+        // Whoever made the directory may have died before it did so.
         for file in ["cpuset.cpus", "cpuset.mems"] {
+            if !tree.read("", file)?.trim().is_empty() {
+                continue;
+            }
             let host = std::fs::read_to_string(mount.join(file)).map_err(fail("read the host's cpuset for"))?;
             tree.write("", file, host.trim())?;
         }
@@ -285,7 +288,22 @@ impl Group {
                 other => other?,
             }
         }
-        Ok(())
+        match limits.memory {
+            Some(memory) if limits.swap.is_none() => self.without_swap(memory),
+            _ => Ok(()),
+        }
+    }
+
+    /// A memory limit alone means: no swap. Hosts without swap accounting have no file for it.
+    fn without_swap(&self, memory: u64) -> Result<()> {
+        let (file, value) = match self.parent.version {
+            Version::V2 => ("memory.swap.max", "0".to_owned()),
+            _ => ("memory.memsw.limit_in_bytes", memory.to_string()),
+        };
+        match self.write(&("memory", file, value)) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
     }
 
     fn write(&self, (controller, file, value): &crate::limits::Setting) -> Result<()> {

@@ -31,7 +31,9 @@ pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()
         Err(Errno::ACCESS) => {}
         Err(e) => return Err(e.into()),
     }
+    // Another process may be removing the same tree: what is gone is fine.
     let dir = match open_dir(parent, name) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
             rustix::fs::chmodat(parent, name, Mode::RWXU, AtFlags::empty())?;
             open_dir(parent, name)?

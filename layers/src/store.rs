@@ -94,14 +94,14 @@ impl Store {
     /// As [`open`](Store::open).
     pub fn open_with(path: impl AsRef<Path>, durability: Durability) -> Result<Store> {
         let path = std::path::absolute(path.as_ref()).map_err(Error::io("resolve", path.as_ref()))?;
-        make_private(&path, true)?;
+        make_root(&path)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(&path, flags, Mode::empty()).map_err(Error::io("open the store", &path))?;
         let owners = rustix::process::geteuid().is_root() && may_chown();
         let store = Store(Arc::new(Inner { path, dir, durability, owners }));
         store.check_format()?;
         for name in DIRECTORIES {
-            make_private(&store.path().join(name), false)?;
+            make_private(&store.path().join(name))?;
         }
         store.make_top()?;
         store.collect_leftovers("ingest", true);
@@ -304,10 +304,30 @@ impl Store {
     }
 }
 
+/// Makes the root. One that exists must be a store or empty: nobody wants the mode of `/srv` changed or
+/// files put into a directory that was named by mistake.
+fn make_root(path: &Path) -> Result<()> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(Error::io("make", parent))?;
+    }
+    make_private(path)?;
+    let mut entries = std::fs::read_dir(path).map_err(Error::io("read", path))?;
+    // What may be there before the format is written: what another process that opens it at the same
+    // time has made.
+    let ours = |e: std::fs::DirEntry| {
+        let name = e.file_name();
+        let name = name.to_string_lossy();
+        name.starts_with('.') || ["format", "oci-layout", "lock"].contains(&name.as_ref())
+    };
+    if !path.join("format").exists() && entries.any(|e| !e.is_ok_and(ours)) && !path.join("format").exists() {
+        return Err(Error::invalid("store", format!("{path:?} is neither empty nor a boxship store")));
+    }
+    Ok(())
+}
+
 /// 0700 whatever the umask: a store holds other people's setuid programs (THREATS rule R15).
-fn make_private(path: &Path, parents: bool) -> Result<()> {
-    let made = if parents { std::fs::create_dir_all(path) } else { std::fs::create_dir(path) };
-    match made {
+fn make_private(path: &Path) -> Result<()> {
+    match std::fs::create_dir(path) {
         Ok(()) => {}
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
         Err(e) => return Err(Error::io("make", path)(e)),

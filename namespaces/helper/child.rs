@@ -42,12 +42,13 @@ struct Child<'a> {
     /// The root directory once the container's root is in place.
     root: i32,
     terminal: i32,
+    master: i32,
 }
 
 pub fn run(plan: Plan, slots: &mut Slots, context: &Context) -> ! {
     sys::die_with_parent();
     let mut child =
-        Child { plan, header: plan.header(), slots, context, empty: -1, null: -1, root: -1, terminal: -1 };
+        Child { plan, header: plan.header(), slots, context, empty: -1, null: -1, root: -1, terminal: -1, master: -1 };
     for (i, op) in plan.ops().iter().enumerate() {
         if let Err(Failure(errno, detail)) = child.step(op) {
             fail(context.report, report::FAILED, i as u32, errno, detail);
@@ -97,7 +98,14 @@ impl Child<'_> {
             }
             op::WAIT_DONOR => self.wait_donor()?,
             op::SETNS_DONOR => sys::setns(self.context.donor_pidfd, o.a)?,
-            _ => sys::unshare(o.a)?,
+            _ => {
+                sys::unshare(o.a)?;
+                // A copy of the mounts: descriptors of the old ones lead elsewhere now.
+                if self.root >= 0 {
+                    sys::close(self.root);
+                    self.root = -1;
+                }
+            }
         }
         Ok(())
     }
@@ -308,11 +316,23 @@ impl Child<'_> {
     }
 
     fn make(&self, parent: i32, name: Text, file: bool) -> Result<i32> {
-        if file {
-            let fd = sys::openat(parent, name, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY, 0o644)?;
-            sys::close(fd);
-        } else {
-            sys::mkdirat(parent, name, 0o755)?;
+        let create = || {
+            if file {
+                sys::openat(parent, name, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY, 0o644).map(sys::close)
+            } else {
+                sys::mkdirat(parent, name, 0o755)
+            }
+        };
+        match create() {
+            // An idmapped mount knows the container's ids only: make it as the container's root.
+            Err(Errno(sys::EOVERFLOW)) => {
+                sys::set_fs_ids(self.header.root_uid, self.header.root_gid);
+                let made = create();
+                sys::set_fs_ids(0, 0);
+                made?;
+                return sys::openat2(parent, name, O_PATH | O_NOFOLLOW, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
+            }
+            other => other?,
         }
         let fd = sys::openat2(parent, name, O_PATH | O_NOFOLLOW, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)?;
         self.give(fd, Text::EMPTY)?;
@@ -521,7 +541,7 @@ impl Child<'_> {
         sys::set_window_size(terminal, (o.a >> 16) as u16, o.a as u16)?;
         sys::chown_nofollow(terminal, Text::EMPTY, o.b as u32, o.c as u32)?;
         sys::send(self.context.handover, b"m", &[], Some(master), 0)?;
-        sys::close(master);
+        self.master = master;
         if o.flags & 1 != 0 {
             let tree = sys::open_tree(terminal, Text::EMPTY, false)?;
             let console = self.create_console()?;
@@ -543,6 +563,17 @@ impl Child<'_> {
 
     fn stdio(&mut self, o: &Op) -> Step {
         if self.terminal >= 0 {
+            // By name in the mount namespace of the program, so that it can find its terminal's name;
+            // it must be the very terminal that was made.
+            let mut b = [0u8; 32];
+            let end = crate::format::append(&mut b, 0, b"/dev/pts/");
+            crate::format::decimal(&mut b, end, u64::from(sys::pty_number(self.master)?));
+            let path = Text::from_buf(&b).ok_or(Errno(EINVAL))?;
+            let named = self.lookup(path, O_RDWR | O_NOCTTY)?;
+            if sys::fstat(named)?.1 != sys::fstat(self.terminal)?.1 {
+                return Err(Failure(Errno(sys::ESTALE), 0));
+            }
+            self.terminal = named;
             sys::set_controlling_terminal(self.terminal)?;
             for to in 0..3 {
                 sys::dup3(self.terminal, to)?;
@@ -595,7 +626,7 @@ fn fd_path(b: &mut [u8; 32], fd: i32) -> Option<Text> {
 }
 
 /// `<pid>/<name>` with its NUL, relative to a procfs descriptor.
-fn proc_path(b: &mut [u8; 32], pid: i32, name: &[u8]) -> Option<Text> {
+pub fn proc_path(b: &mut [u8; 32], pid: i32, name: &[u8]) -> Option<Text> {
     let mut end = crate::format::decimal(b, 0, pid as u64);
     *b.get_mut(end)? = b'/';
     end += 1;

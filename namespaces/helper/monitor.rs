@@ -1,6 +1,7 @@
 //! The monitor: one loop that watches the container's process, pumps its output, answers the
 //! library and attached processes, and records the exit.
 
+use crate::child;
 use crate::format;
 use crate::log::Log;
 use crate::message::{self, Buffer};
@@ -120,15 +121,34 @@ impl Monitor<'_> {
         if lock < 0 {
             return;
         }
-        let mut b = [0u8; 64];
+        let mut b = [0u8; 96];
         let mut end = format::append(&mut b, 0, b"pid ");
         end = format::decimal(&mut b, end, self.pid as u64);
+        if let Some(born) = self.start_time() {
+            end = format::append(&mut b, end, b"\nborn ");
+            end = format::decimal(&mut b, end, born);
+        }
         if self.started {
             end = format::append(&mut b, end, b"\nstarted ");
             end = format::decimal(&mut b, end, self.started_ns);
         }
         end = format::append(&mut b, end, b"\n");
         let _ = sys::pwrite(lock, &b[..end]);
+    }
+
+    /// When the container's process was made, in ticks since boot: with its pid an identity that no
+    /// later process can have.
+    fn start_time(&self) -> Option<u64> {
+        let mut path = [0u8; 32];
+        let text = child::proc_path(&mut path, self.pid, b"stat")?;
+        let fd = sys::openat(self.slots.optional(self.header.proc_dir), text, 0, 0).ok()?;
+        let mut b = [0u8; 512];
+        let n = sys::read(fd, &mut b).unwrap_or(0);
+        sys::close(fd);
+        // The name in parentheses may hold anything; field 3 follows the last one.
+        let after = b[..n].iter().rposition(|c| *c == b')')? + 2;
+        let field = b.get(after..n)?.split(|c| *c == b' ').nth(19)?;
+        format::number_after(field, b"")
     }
 
     fn tell(&self, kind: u32, a: u64, b: u64, exit: Exit, pass: Option<i32>) {

@@ -230,7 +230,7 @@ fn start(plan: Plan, h: &'static Header, slots: &mut Slots, log: &mut Log, begun
 fn close_slots(plan: Plan, h: &Header, slots: &mut Slots) {
     let mut keep = [crate::wire::NO_SLOT; 64];
     let own = [
-        h.state_dir, h.lock_file, h.listener, h.cgroup_kill, h.oom_file, h.cpu_file,
+        h.proc_dir, h.state_dir, h.lock_file, h.listener, h.cgroup_kill, h.oom_file, h.cpu_file,
         h.memory_peak_file, h.forward_stdout, h.forward_stderr,
     ];
     keep[..own.len()].copy_from_slice(&own);

@@ -18,6 +18,7 @@ pub const EACCES: i32 = 13;
 pub const EBUSY: i32 = 16;
 pub const ENOTDIR: i32 = 20;
 pub const EINVAL: i32 = 22;
+pub const EOVERFLOW: i32 = 75;
 pub const ESTALE: i32 = 116;
 
 /// A NUL-terminated string inside the mapped plan or a literal.
@@ -625,6 +626,15 @@ pub unsafe fn seccomp(program: *const u8, len: u16) -> Result<()> {
 pub fn join_session_keyring(name: Text) -> Result<()> {
     sys!(nr::KEYCTL, 1, name.addr()).map(drop)
 }
+/// Whose files the next ones are (setfsuid(2)); cannot fail for root.
+pub fn set_fs_ids(uid: u32, gid: u32) {
+    #[cfg(target_arch = "x86_64")]
+    const SETFS: [usize; 2] = [122, 123];
+    #[cfg(target_arch = "aarch64")]
+    const SETFS: [usize; 2] = [151, 152];
+    let _ = sys!(SETFS[1], gid);
+    let _ = sys!(SETFS[0], uid);
+}
 pub fn umask(mask: u32) {
     let _ = sys!(nr::UMASK, mask);
 }
@@ -646,6 +656,12 @@ pub fn unlock_pty(master: i32) -> Result<()> {
 /// The other end of a pty, by descriptor: no path is looked up (TIOCGPTPEER).
 pub fn pty_peer(master: i32) -> Result<i32> {
     sys!(nr::IOCTL, master, 0x5441, O_RDWR | O_NOCTTY | O_CLOEXEC).map(|f| f as i32)
+}
+/// N of `/dev/pts/N` (TIOCGPTN).
+pub fn pty_number(master: i32) -> Result<u32> {
+    let mut n = 0u32;
+    sys!(nr::IOCTL, master, 0x8004_5430u32, &raw mut n)?;
+    Ok(n)
 }
 pub fn set_window_size(fd: i32, rows: u16, columns: u16) -> Result<()> {
     let size = [rows, columns, 0, 0];

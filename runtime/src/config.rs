@@ -288,8 +288,8 @@ impl Config {
         for l in &self.ulimits {
             crate::launch::resource(&l.name)?;
         }
-        if !(1..=64).contains(&self.stop_signal) {
-            return bad("stop signal", format!("{} is not between 1 and 64", self.stop_signal));
+        if !(1..=31).contains(&self.stop_signal) {
+            return bad("stop signal", format!("{} is not between 1 and 31", self.stop_signal));
         }
         self.limits.validate()?;
         Ok(())
@@ -317,7 +317,7 @@ impl Config {
 #[must_use]
 pub fn parse_signal(s: &str) -> Option<i32> {
     if let Ok(n) = s.parse::<i32>() {
-        return (1..=64).contains(&n).then_some(n);
+        return (1..=31).contains(&n).then_some(n);
     }
     let name = if s.starts_with("SIG") { s.to_owned() } else { format!("SIG{s}") };
     name.parse::<nix::sys::signal::Signal>().ok().map(|s| s as i32)
@@ -329,7 +329,7 @@ mod tests {
 
     #[test]
     fn signals_by_name_and_number() {
-        assert_eq!(["15", "TERM", "SIGQUIT", "64"].map(parse_signal), [Some(15), Some(15), Some(3), Some(64)]);
-        assert_eq!(["", "0", "65", "-1", "NOPE"].map(parse_signal), [None; 5]);
+        assert_eq!(["15", "TERM", "SIGQUIT", "31"].map(parse_signal), [Some(15), Some(15), Some(3), Some(31)]);
+        assert_eq!(["", "0", "32", "-1", "NOPE"].map(parse_signal), [None; 5]);
     }
 }

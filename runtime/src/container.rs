@@ -27,7 +27,7 @@ use crate::{ids, logs};
 #[derive(Debug)]
 struct Inner {
     store: Store,
-    cgroups: OnceLock<Option<Parent>>,
+    cgroups: OnceLock<Parent>,
     /// Dropped containers whose monitors are ending.
     ending: Mutex<Vec<(Reaper, Container)>>,
 }
@@ -97,12 +97,17 @@ impl Runtime {
         &self.0.store
     }
 
-    pub(crate) fn cgroups(&self, privilege: Privilege) -> Option<&Parent> {
-        self.0.cgroups.get_or_init(|| launch::open_cgroups(privilege)).as_ref()
+    /// Where groups are made; `None` for those who may make none. A failure is not remembered.
+    pub(crate) fn cgroups(&self, privilege: Privilege) -> Result<Option<&Parent>> {
+        if let Some(parent) = self.0.cgroups.get() {
+            return Ok(Some(parent));
+        }
+        let Some(parent) = launch::open_cgroups(privilege)? else { return Ok(None) };
+        Ok(Some(self.0.cgroups.get_or_init(|| parent)))
     }
 
     fn group(&self, id: &str) -> Option<Group> {
-        self.cgroups(Privilege::detect())?.group(id).ok()
+        self.cgroups(Privilege::detect()).ok().flatten()?.group(id).ok()
     }
 
     fn path(&self, id: &str) -> PathBuf {
@@ -138,12 +143,18 @@ impl Runtime {
         let mut alive = std::collections::HashSet::new();
         for id in self.ids()? {
             match self.load(&id) {
-                Ok(c) if c.is_disposable() && !c.is_locked()? => c.discard()?,
-                Ok(_) => {
-                    alive.insert(id);
+                Ok(c) if c.is_disposable() => {
+                    // Held while it is removed: nobody can start it meanwhile.
+                    match c.try_lock() {
+                        Ok(Some(_lock)) => self.tidy(&id, c.discard()),
+                        Ok(None) => drop(alive.insert(id)),
+                        Err(e) => self.tidy(&id, Err(e)),
+                    }
                 }
-                Err(Error::NotFound { .. }) => self.discard_files(&id, None, None)?,
-                Err(e) => return Err(e),
+                // Creators hold the store's lock together: a directory without a record is nobody's.
+                Err(Error::NotFound { .. }) => self.tidy(&id, self.discard_files(&id, None, None)),
+                // One that is whole, or that this version cannot read.
+                _ => drop(alive.insert(id)),
             }
         }
         for snapshot in self.store().snapshots()?.iter().filter(|s| !alive.contains(*s)) {
@@ -153,6 +164,14 @@ impl Runtime {
         self.collect_names(&alive);
         self.store().empty_trash();
         Ok(())
+    }
+
+    /// One container that cannot be removed now must not keep the root from being opened.
+    fn tidy(&self, id: &str, result: Result<()>) {
+        match result {
+            Ok(()) | Err(Error::NotFound { .. }) => {}
+            Err(e) => tracing::debug!(id, error = %e, "left to the next open"),
+        }
     }
 
     fn collect_names(&self, alive: &std::collections::HashSet<String>) {
@@ -200,7 +219,7 @@ impl Runtime {
             }
             config.rootfs = Some(real);
         }
-        let id = config.id.clone();
+        let (id, name) = (config.id.clone(), config.name.clone());
         // Shared with other creators, exclusive to `recover`: it must not see a directory without lock.
         let guard = self.store().lock_shared()?;
         let dir = self.store().dir("containers")?;
@@ -208,8 +227,7 @@ impl Runtime {
         let made = self.record_locked(config, ephemeral, &dir);
         drop(guard);
         made.inspect_err(|_| {
-            let _ = self.store().remove_snapshot(&id);
-            let _ = self.store().discard("containers", &id);
+            let _ = self.discard_record(&id, name.as_deref(), None);
         })
     }
 
@@ -226,7 +244,11 @@ impl Runtime {
         };
         if config.rootfs.is_none() {
             let base = id_slot.map_or(0, ids::first);
-            self.store().create_snapshot(id, &config.layers, (base, base))?;
+            let made = self.store().create_snapshot(id, &config.layers, (base, base));
+            if let (Err(_), Some(slot)) = (&made, id_slot) {
+                ids::release(self.store(), slot, id);
+            }
+            made?;
         }
         let created_ns = now_ns();
         let record = Record { config, ephemeral, id_slot, created_ns };
@@ -285,8 +307,15 @@ impl Runtime {
     fn load(&self, id: &str) -> Result<Container> {
         let path = self.path(id).join("container.json");
         let not_found = || Error::NotFound { name: id.to_owned() };
-        let text = std::fs::read(&path).map_err(|_| not_found())?;
-        let record: Record = serde_json::from_slice(&text).map_err(|_| not_found())?;
+        let text = match std::fs::read(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(not_found()),
+            other => other.map_err(Error::io("read", &path))?,
+        };
+        let record: Record = serde_json::from_slice(&text).map_err(|e| match e.is_eof() {
+            // Its creator died while writing it.
+            true => not_found(),
+            false => Error::io("understand", &path)(std::io::Error::from(e)),
+        })?;
         let Record { config, ephemeral, id_slot, created_ns } = record;
         let inner = ContainerInner { config, ephemeral, id_slot, created_ns, creation_lock: Mutex::new(None) };
         Ok(Container { runtime: self.clone(), inner: Arc::new(inner) })
@@ -304,11 +333,14 @@ impl Runtime {
         self.store().set_aside("containers", id)?;
         self.store().remove_snapshot(id)?;
         if let Some(name) = name {
-            let names = self.store().dir("names")?;
-            let _ = rustix::fs::unlinkat(&names, name, AtFlags::empty());
+            // Ours only: after a removal by somebody else the name may belong to another container.
+            let path = self.store().path().join("names").join(name);
+            if std::fs::read_link(&path).is_ok_and(|owner| owner.as_os_str() == id) {
+                let _ = std::fs::remove_file(path);
+            }
         }
         if let Some(slot) = slot {
-            ids::release(self.store(), slot);
+            ids::release(self.store(), slot, id);
         }
         Ok(())
     }
@@ -317,6 +349,12 @@ impl Runtime {
 fn open_lock(dir: &OwnedFd, id: &str) -> std::io::Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     Ok(rustix::fs::openat(dir, format!("{id}/monitor"), flags, Mode::RUSR | Mode::WUSR)?)
+}
+
+/// When a process was started, in ticks since boot (field 22 of proc_pid_stat(5)).
+fn start_time(pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    text.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
 }
 
 fn now_ns() -> u64 {
@@ -361,8 +399,12 @@ impl Container {
 
     /// Whether nobody will ask for it once its process has ended.
     fn is_disposable(&self) -> bool {
-        let was_started = || std::fs::metadata(self.path().join("monitor")).is_ok_and(|m| m.len() > 0);
-        self.inner.ephemeral || self.config().auto_remove && was_started()
+        self.inner.ephemeral || self.config().auto_remove && self.was_started()
+    }
+
+    /// Whether its program was executed in its latest start.
+    fn was_started(&self) -> bool {
+        std::fs::read_to_string(self.path().join("monitor")).is_ok_and(|t| t.contains("started "))
     }
 
     pub(crate) fn id_slot(&self) -> Option<u32> {
@@ -396,22 +438,35 @@ impl Container {
         }
     }
 
-    fn lock_file(&self) -> Result<OwnedFd> {
-        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    fn lock_file(&self, access: OFlags) -> Result<OwnedFd> {
+        let flags = access | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         rustix::fs::open(self.path().join("monitor"), flags, Mode::empty()).map_err(|e| self.gone(e))
     }
 
+    /// The lock, unless the monitor or another operation holds it.
     fn try_lock(&self) -> Result<Option<OwnedFd>> {
-        let fd = self.lock_file()?;
-        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(fd)),
-            Err(Errno::WOULDBLOCK) => Ok(None),
-            Err(e) => Err(Error::io("lock", self.path())(e)),
+        let fd = self.lock_file(OFlags::RDWR)?;
+        // Those who only ask hold it together for a moment: that is no reason to give up.
+        for _ in 0..50 {
+            match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Some(fd)),
+                Err(Errno::WOULDBLOCK) if !self.is_locked()? => std::thread::sleep(Duration::from_micros(200)),
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                Err(e) => return Err(Error::io("lock", self.path())(e)),
+            }
         }
+        Ok(None)
     }
 
+    /// Whether somebody holds the lock alone. Asking is shared and read-only, so that two who ask do
+    /// not see each other and nobody who watches the file is woken.
     fn is_locked(&self) -> Result<bool> {
-        Ok(self.try_lock()?.is_none())
+        let fd = self.lock_file(OFlags::RDONLY)?;
+        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(false),
+            Err(Errno::WOULDBLOCK) => Ok(true),
+            Err(e) => Err(Error::io("lock", self.path())(e)),
+        }
     }
 
     /// The running process, if the monitor lives.
@@ -423,11 +478,13 @@ impl Container {
         let field = |key: &str| text.lines().find_map(|l| l.strip_prefix(key)?.trim().parse::<u64>().ok());
         let pid = field("pid ").and_then(|p| u32::try_from(p).ok()).unwrap_or(0);
         let pidfd = Pid::from_raw(pid.cast_signed())
-            .and_then(|p| rustix::process::pidfd_open(p, PidfdFlags::empty()).ok());
-        // Still locked: the monitor has not reaped it, so the pid was not given to another process.
+            .and_then(|p| rustix::process::pidfd_open(p, PidfdFlags::empty()).ok())
+            // The number alone may be another process's by now; number and start time are not.
+            .filter(|_| field("born ").is_some_and(|born| start_time(pid) == Some(born)));
         if !self.is_locked()? {
             return Ok(None);
         }
+        let pid = if pidfd.is_some() { pid } else { 0 };
         Ok(Some(Live { pid, started_ns: field("started "), pidfd }))
     }
 
@@ -443,8 +500,7 @@ impl Container {
             return Ok(State { status, pid, started_ns: live.started_ns, exit: None });
         }
         let exit = std::fs::read_to_string(self.path().join("exit")).ok().and_then(|t| ExitStatus::parse(&t).ok());
-        let started = std::fs::metadata(self.path().join("monitor")).is_ok_and(|m| m.len() > 0);
-        let status = if started || exit.is_some() { Status::Stopped } else { Status::Created };
+        let status = if self.was_started() || exit.is_some() { Status::Stopped } else { Status::Created };
         Ok(State { status, pid: None, started_ns: exit.map(|e| e.started_ns()), exit })
     }
 
@@ -465,19 +521,23 @@ impl Container {
     pub fn start(&self) -> Result<()> {
         let lock = self.try_lock()?.ok_or_else(|| self.refuse(Operation::Start, Status::Running))?;
         let dir = self.directory()?;
-        let was_started = std::fs::metadata(self.path().join("monitor")).is_ok_and(|m| m.len() > 0);
-        if was_started {
-            rustix::fs::ftruncate(&lock, 0).map_err(Error::io("reset", self.path()))?;
-            let _ = rustix::fs::unlinkat(&dir, "exit", AtFlags::empty());
-            if let Some(group) = self.runtime.group(self.id()) {
-                group.delete()?;
-            }
-            if self.config().rootfs.is_none() {
-                self.runtime.store().renew_snapshot(self.id())?;
-            }
+        // Whatever an earlier start left: its record, its cgroups, its overlay's work directory.
+        rustix::fs::ftruncate(&lock, 0).map_err(Error::io("reset", self.path()))?;
+        let had_exit = rustix::fs::renameat(&dir, "exit", &dir, "exit.previous").is_ok();
+        if let Some(group) = self.runtime.group(self.id()) {
+            group.delete()?;
+        }
+        if self.config().rootfs.is_none() {
+            self.runtime.store().renew_snapshot(self.id())?;
         }
         let streams = Streams::logged(self.config().stdin_open);
         let child: Result<Child> = self.launch(streams, Some(lock), true, Helper::start);
+        if had_exit {
+            let _ = match &child {
+                Ok(_) => rustix::fs::unlinkat(&dir, "exit.previous", AtFlags::empty()),
+                Err(_) => rustix::fs::renameat(&dir, "exit.previous", &dir, "exit"),
+            };
+        }
         child.map(drop)
     }
 
@@ -523,13 +583,29 @@ impl Container {
     pub fn kill(&self, signal: i32) -> Result<()> {
         let signal = Signal::from_named_raw(signal)
             .ok_or_else(|| Error::invalid("signal", format!("{signal} is no signal number")))?;
-        let live = self.live()?.ok_or_else(|| match self.state() {
+        let fd = self.process()?.ok_or_else(|| match self.state() {
             Ok(s) => self.refuse(Operation::Kill, s.status),
             Err(e) => e,
         })?;
-        match live.pidfd.map(|fd| rustix::process::pidfd_send_signal(&fd, signal)) {
-            Some(Ok(()) | Err(Errno::SRCH)) | None => Ok(()),
-            Some(Err(e)) => Err(Error::io("signal", self.path())(e)),
+        match rustix::process::pidfd_send_signal(&fd, signal) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(e) => Err(Error::io("signal", self.path())(e)),
+        }
+    }
+
+    /// Its process; one that is being started is waited for, a moment.
+    fn process(&self) -> Result<Option<OwnedFd>> {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            match self.live()? {
+                None => return Ok(None),
+                Some(Live { pidfd: Some(fd), .. }) => return Ok(Some(fd)),
+                Some(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
+                Some(_) => {
+                    let busy = std::io::Error::from(std::io::ErrorKind::WouldBlock);
+                    return Err(Error::io("find the process of", self.path())(busy));
+                }
+            }
         }
     }
 
@@ -569,7 +645,7 @@ impl Container {
     /// # Errors
     /// [`Error::NotFound`].
     pub fn exit_fd(&self) -> Result<Option<OwnedFd>> {
-        Ok(self.live()?.and_then(|l| l.pidfd))
+        self.process()
     }
 
     /// Waits until it has stopped; blocks. `None` when its end was not recorded.
@@ -583,8 +659,8 @@ impl Container {
                 .map_err(Error::io("wait for", self.path()))?;
         }
         // The monitor releases the lock after it has written the record.
-        let fd = self.lock_file()?;
-        rustix::io::retry_on_intr(|| rustix::fs::flock(&fd, FlockOperation::LockExclusive))
+        let fd = self.lock_file(OFlags::RDONLY)?;
+        rustix::io::retry_on_intr(|| rustix::fs::flock(&fd, FlockOperation::LockShared))
             .map_err(Error::io("wait for", self.path()))?;
         drop(fd);
         let state = self.state()?;

@@ -29,10 +29,11 @@ pub(crate) fn claim(store: &Store, id: &str) -> Result<u32> {
     Err(Error::Unsupported { control: "user namespace", reason: "all id ranges of the store are in use" })
 }
 
-/// Gives a range back.
-pub(crate) fn release(store: &Store, slot: u32) {
-    if let Ok(dir) = store.dir("ids") {
-        let _ = rustix::fs::unlinkat(&dir, slot.to_string().as_str(), rustix::fs::AtFlags::empty());
+/// Gives a range back, if it is still this container's.
+pub(crate) fn release(store: &Store, slot: u32, id: &str) {
+    let path = store.path().join("ids").join(slot.to_string());
+    if std::fs::read_link(&path).is_ok_and(|owner| owner.as_os_str() == id) {
+        let _ = std::fs::remove_file(path);
     }
 }
 

@@ -142,9 +142,9 @@ impl Running {
     pub fn finish(&mut self) -> Result<ExitStatus> {
         let _span = tracing::debug_span!("remove").entered();
         let known = self.exit.is_some();
-        if known {
-            // At the same time the monitor removes the cgroups.
-            self.container.discard_ended()?;
+        if known && let Err(e) = self.container.discard_ended() {
+            // How it ended matters more; what is left is removed by the next open.
+            tracing::debug!(id = self.container.id(), error = %e, "not removed");
         }
         while !self.step()? {}
         if !known {
@@ -310,7 +310,7 @@ pub(crate) fn resource(name: &str) -> Result<Resource> {
 fn cgroup(container: &Container, privilege: Privilege) -> Result<Option<Group>> {
     let config = container.config();
     let mut limits = config.limits.clone();
-    let Some(parent) = container.runtime().cgroups(privilege) else {
+    let Some(parent) = container.runtime().cgroups(privilege)? else {
         if limits.is_empty() {
             return Ok(None);
         }
@@ -322,6 +322,13 @@ fn cgroup(container: &Container, privilege: Privilege) -> Result<Option<Group>> 
         let mut rules: Vec<String> = DEVICE_RULES.map(str::to_owned).into();
         rules.extend(config.devices.iter().map(device_rule).collect::<Result<Vec<_>>>()?);
         limits.devices = Some(rules);
+    } else if privilege == Privilege::Host && container.id_slot().is_none() {
+        // There the devices are a BPF program, which boxship does not have yet.
+        let caps = capabilities(config);
+        if "MKNOD".parse().is_ok_and(|mknod| caps.contains(mknod)) {
+            let reason = "on cgroup v2 it is not implemented; drop CAP_MKNOD or use a user namespace";
+            return Err(Error::Unsupported { control: "device access control", reason });
+        }
     }
     Ok(Some(parent.create(&config.id, &limits)?))
 }
@@ -530,7 +537,8 @@ impl Plan<'_> {
                 s = s.rlimit(Rlimit { resource, soft: hard.min(*soft), hard });
             }
             // Without cgroups the number of processes is limited per user of the user namespace.
-            if let (true, Some(pids)) = (self.privilege.is_rootless() && !asked("nproc"), self.config.profile.pids_limit()) {
+            let no_cgroups = self.container.runtime().cgroups(self.privilege)?.is_none();
+            if let (true, Some(pids)) = (no_cgroups && !asked("nproc"), self.config.profile.pids_limit()) {
                 let resource = resource("nproc")?;
                 let hard = nix_limit(resource)?.min(pids);
                 s = s.rlimit(Rlimit { resource, soft: hard, hard });
@@ -560,10 +568,15 @@ fn nix_limit(resource: Resource) -> Result<u64> {
         .map_err(|e| Error::io("read the limits of", "/proc/self/limits")(std::io::Error::from(e)))
 }
 
-/// The limits' parent directories, opened on first use. `None` when the host does not let us.
-pub(crate) fn open_cgroups(privilege: Privilege) -> Option<Parent> {
+/// The limits' parent directories. `None` for users without cgroups, whose processes are limited per
+/// user instead; for root of the host a failure is an error, because limits would be missing.
+pub(crate) fn open_cgroups(privilege: Privilege) -> Result<Option<Parent>> {
     if privilege.is_rootless() {
-        return None;
+        return Ok(None);
     }
-    Hierarchies::detect().and_then(|h| Parent::open(&h, "boxship")).ok()
+    match Hierarchies::detect().and_then(|h| Parent::open(&h, "boxship")) {
+        Ok(parent) => Ok(Some(parent)),
+        Err(_) if privilege == Privilege::Contained => Ok(None),
+        Err(e) => Err(e.into()),
+    }
 }

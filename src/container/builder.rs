@@ -363,6 +363,9 @@ impl ContainerBuilder {
             Stdin::Bytes(bytes) => Some(bytes),
             Stdin::Open => return Err(Error::invalid("stdin", "output() has nobody to attach; use run()")),
         };
+        if input.is_some() && self.config.terminal.is_some() {
+            return Err(Error::invalid("stdin", "a terminal takes its input from attached processes; use run()"));
+        }
         let timeout = self.timeout;
         let started = blocking::run(move || {
             let (engine, config) = self.resolve()?;

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use boxship_runtime::{LogLine, LogReader, Status};
+use boxship_runtime::{LogLine, LogReader};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
@@ -117,10 +117,12 @@ impl LogsBuilder {
         // Watch first, then read: nothing that is written in between is missed.
         let watch = if self.follow { Some(self.watch()?) } else { None };
         let container = self.container.clone();
-        let mut reader = blocking::run(move || Ok(container.logs()?)).await?;
+        let (mut reader, process) = blocking::run(move || Ok((container.logs()?, container.exit_fd()?))).await?;
+        let process = process.filter(|_| self.follow).map(blocking::watch).transpose();
+        let process = process.map_err(|e| Error::io("watch the container", e))?;
         let mut first = true;
+        let mut ended = process.is_none();
         loop {
-            let ended = self.has_ended().await?;
             let (back, lines) = blocking::run(move || drain(reader)).await?;
             reader = back;
             let wanted = lines.into_iter().filter(|l| self.wanted(l));
@@ -134,11 +136,16 @@ impl LogsBuilder {
                     return Ok(());
                 }
             }
-            match &watch {
-                // Asked before the last read: what was written until the end has been read.
-                Some(watch) if !ended => {
+            match (&watch, &process) {
+                (Some(watch), Some(process)) if !ended => {
                     tokio::select! {
                         changed = next_change(watch) => changed?,
+                        _ = process.readable() => {
+                            // The monitor drains the container's output before it ends itself; what is
+                            // read after that is all there is.
+                            self.until_ended().await?;
+                            ended = true;
+                        }
                         () = sender.closed() => return Ok(()),
                     }
                 }
@@ -147,11 +154,10 @@ impl LogsBuilder {
         }
     }
 
-    async fn has_ended(&self) -> Result<bool> {
+    async fn until_ended(&self) -> Result<()> {
         let container = self.container.clone();
-        blocking::run(move || match container.state() {
-            Ok(s) => Ok(!matches!(s.status, Status::Running | Status::Paused)),
-            Err(boxship_runtime::Error::NotFound { .. }) => Ok(true),
+        blocking::run(move || match container.wait() {
+            Ok(_) | Err(boxship_runtime::Error::NotFound { .. } | boxship_runtime::Error::State { .. }) => Ok(()),
             Err(e) => Err(e.into()),
         })
         .await
@@ -160,11 +166,9 @@ impl LogsBuilder {
     fn watch(&self) -> Result<AsyncFd<Watch>> {
         let fail = |e| Error::io("watch the log", std::io::Error::from(e));
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map_err(fail)?;
-        // The monitor's last act is to close its lock file, which is "written and closed".
         let events = AddWatchFlags::IN_MODIFY
             | AddWatchFlags::IN_CREATE
             | AddWatchFlags::IN_MOVED_TO
-            | AddWatchFlags::IN_CLOSE_WRITE
             | AddWatchFlags::IN_DELETE_SELF
             | AddWatchFlags::IN_MOVE_SELF;
         inotify.add_watch(&self.container.path(), events).map_err(fail)?;

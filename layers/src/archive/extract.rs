@@ -74,7 +74,13 @@ impl<'a> Extractor<'a> {
         match e.kind {
             Kind::Directory => {
                 self.make_directory(&parent, &name, &e)?;
-                e.size = 0;
+                if !e.xattrs.is_empty() {
+                    let fd = self.open(&e.path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+                    // Set now and forgotten: a million directories must not keep a million values.
+                    for (key, value) in std::mem::take(&mut e.xattrs) {
+                        self.set_xattr(&fd, &key, &value, &e)?;
+                    }
+                }
                 self.directories.push(e);
             }
             Kind::File => self.file(&parent, &name, &e, input)?,
@@ -230,11 +236,13 @@ impl<'a> Extractor<'a> {
             return rustix::fs::fsetxattr(&fd, key, b"y", XattrFlags::empty())
                 .map_err(failed(path, "mark the directory as opaque"));
         }
-        if hidden.is_empty() || hidden.starts_with(b".wh.") {
+        if matches!(hidden, b"" | b"." | b"..") || hidden.starts_with(b".wh.") {
             let reason = "a whiteout without a name, or of an unknown kind";
             return Err(Error::Archive { entry: String::from_utf8_lossy(path).into_owned(), reason });
         }
-        self.clear(parent, hidden, path)?;
+        let (above, _) = split(path);
+        let target = if above.is_empty() { hidden.to_vec() } else { [above, b"/", hidden].concat() };
+        self.clear(parent, hidden, &target)?;
         rustix::fs::mknodat(parent, OsStr::from_bytes(hidden), FileType::CharacterDevice, Mode::empty(), 0)
             .map_err(failed(path, "make the whiteout"))
     }

@@ -87,6 +87,7 @@ const NETLINK_ROUTE: u64 = 0;
 const TIOCSTI: u64 = 0x5412;
 const TIOCLINUX: u64 = 0x541c;
 const ENOSYS: u32 = 38;
+const EPROTONOSUPPORT: u32 = 93;
 /// The kernel looks at the low 32 bits of these arguments, so the filter must, too.
 const INT: u64 = 0xffff_ffff;
 
@@ -166,6 +167,12 @@ fn sockets(families: &[u64]) -> Vec<Rule> {
     families.iter().map(|f| rule("socket", Action::Allow, vec![int_equals(0, *f)])).collect()
 }
 
+/// Other netlink protocols do not exist: useradd and its kin go on without audit then, but give up
+/// when the kernel says EPERM.
+fn no_netlink() -> Rule {
+    Rule { errno_ret: Some(EPROTONOSUPPORT), ..rule("socket", Action::Errno, vec![int_equals(0, AF_NETLINK)]) }
+}
+
 fn personality_query() -> impl Iterator<Item = Rule> {
     [0, INT].into_iter().map(|p| rule("personality", Action::Allow, vec![int_equals(0, p)]))
 }
@@ -175,6 +182,7 @@ pub(super) fn secure() -> Profile {
     rules.extend(without_injection());
     rules.extend(sockets(&[AF_UNIX, AF_INET, AF_INET6]));
     rules.push(rule("socket", Action::Allow, vec![int_equals(0, AF_NETLINK), int_equals(2, NETLINK_ROUTE)]));
+    rules.push(no_netlink());
     rules.extend(personality_query());
     rules.extend(clone_rules());
     rules.extend(by_capability());
@@ -185,6 +193,7 @@ pub(super) fn strict() -> Profile {
     let mut rules = vec![common_secure("")];
     rules.extend(without_injection());
     rules.extend(sockets(&[AF_UNIX, AF_INET, AF_INET6]));
+    rules.push(no_netlink());
     rules.extend(personality_query());
     rules.extend(clone_rules());
     profile(&[], rules)

@@ -1,0 +1,74 @@
+//! What a test needs of its host.
+
+use std::path::Path;
+
+use libtest_mimic::Trial;
+
+use crate::Outcome;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Root of the host.
+    Root,
+    /// An ordinary user.
+    User,
+    /// User namespaces: every container needs them, root's by default, too.
+    UserNamespaces,
+    /// cgroups that the caller may make.
+    Cgroups,
+    /// strace.
+    Strace,
+    /// A Debian root file system at `target/debian.tar` (`.ci/debian` makes it).
+    Debian,
+}
+
+impl Need {
+    fn name(self) -> &'static str {
+        match self {
+            Need::Root => "root",
+            Need::User => "user",
+            Need::UserNamespaces => "userns",
+            Need::Cgroups => "cgroups",
+            Need::Strace => "strace",
+            Need::Debian => "debian",
+        }
+    }
+
+    fn met(self) -> bool {
+        let root = rustix::process::geteuid().is_root();
+        match self {
+            Need::Root => root,
+            Need::User => !root,
+            Need::UserNamespaces => {
+                let max = std::fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
+                let allowed = std::fs::read_to_string("/proc/sys/kernel/unprivileged_userns_clone").unwrap_or("1".into());
+                max.trim() != "0" && (root || allowed.trim() != "0")
+            }
+            Need::Cgroups => root && Path::new("/sys/fs/cgroup").exists(),
+            Need::Strace => std::process::Command::new("strace").arg("-V").output().is_ok(),
+            Need::Debian => debian().exists(),
+        }
+    }
+}
+
+pub fn debian() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/debian.tar")
+}
+
+fn required(need: Need) -> bool {
+    let list = std::env::var("BOXSHIP_REQUIRE").unwrap_or_default();
+    list.split(',').any(|n| n == need.name())
+        || list.split(',').any(|n| n == "all") && !matches!(need, Need::Root | Need::User)
+}
+
+/// A test, or an ignored one that names what is missing, or a failure if that is required.
+pub fn trial(name: &str, needs: &[Need], f: impl FnOnce() -> Outcome + Send + 'static) -> Trial {
+    match needs.iter().find(|n| !n.met()) {
+        None => Trial::test(name, f),
+        Some(need) if required(*need) => {
+            let message = format!("BOXSHIP_REQUIRE asks for it, but this host lacks: {}", need.name());
+            Trial::test(name, move || Err(message.into()))
+        }
+        Some(need) => Trial::test(format!("{name} (skipped: needs {})", need.name()), f).with_ignored_flag(true),
+    }
+}
