@@ -143,7 +143,7 @@ impl Child<'_> {
                 let (fs, key, dir) = (self.slots.get(o.a)?, self.text(o.b)?, self.slots.get(o.c)?);
                 match sys::fsconfig_fd(fs, key, dir) {
                     // Kernels before 6.13 take strings only; /proc/self/fd names the same directory.
-                    Err(Errno(EINVAL)) => {
+                    Err(Errno(EINVAL | sys::EBADF)) => {
                         let mut b = [0u8; 32];
                         let path = fd_path(&mut b, dir).ok_or(Errno(EINVAL))?;
                         sys::fsconfig_string(fs, key, path)?;

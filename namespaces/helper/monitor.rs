@@ -57,18 +57,20 @@ impl Monitor<'_> {
         loop {
             let waiting = self.pending.start < self.pending.end;
             let mut fds = [PollFd { fd: -1, events: POLLIN, revents: 0 }; 8 + CLIENTS];
-            let input = if waiting { -1 } else { self.control };
+            // While input waits for the container only hang-ups are of interest, which poll always tells.
+            let interest = if waiting { 0 } else { POLLIN };
             for (slot, fd) in fds.iter_mut().zip([
-                input, self.pidfd, self.report, self.handover, self.stdio[1], self.stdio[2],
+                self.control, self.pidfd, self.report, self.handover, self.stdio[1], self.stdio[2],
                 self.slots.optional(self.header.listener), -1,
             ]) {
                 slot.fd = fd;
             }
+            fds[0].events = interest;
             if waiting {
                 fds[7] = PollFd { fd: self.stdio[0], events: POLLOUT, revents: 0 };
             }
             for (slot, fd) in fds[8..].iter_mut().zip(self.clients) {
-                slot.fd = if waiting { -1 } else { fd };
+                *slot = PollFd { fd, events: interest, revents: 0 };
             }
             if sys::poll(&mut fds).is_err() {
                 continue;
@@ -94,11 +96,11 @@ impl Monitor<'_> {
                 self.accept();
             }
             for i in 0..CLIENTS {
-                if ready(8 + i) {
+                if ready(8 + i) && (waiting || self.pending.start >= self.pending.end) {
                     self.serve(i);
                 }
             }
-            if ready(0) {
+            if ready(0) && (waiting || self.pending.start >= self.pending.end) {
                 self.control();
             }
             if ready(1) {
@@ -365,7 +367,12 @@ impl Monitor<'_> {
         for stream in 1..3 {
             if self.stdio[stream] >= 0 {
                 sys::set_nonblocking(self.stdio[stream]);
-                while self.drain(stream) {}
+                // As much as the largest pipe holds: without a pid namespace somebody may go on writing.
+                for _ in 0..256 {
+                    if !self.drain(stream) {
+                        break;
+                    }
+                }
             }
         }
         let (code, status, cpu, peak) = self.reap().unwrap_or((2, SIGKILL, 0, 0));

@@ -191,6 +191,8 @@ fn start(plan: Plan, h: &'static Header, slots: &mut Slots, log: &mut Log, begun
         }
         child::run(plan, slots, &context);
     }
+    // The child has made its copy; nobody may attach to us or read our memory from now on.
+    let _ = sys::prctl(4, 0, 0);
     for fd in [report[1], donor_ready[0], donor_ready[1], hold[0], handover[1], stdin[0], stdout[1], stderr[1]] {
         if fd >= 0 {
             sys::close(fd);

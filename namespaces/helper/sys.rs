@@ -13,6 +13,7 @@ pub type Result<T> = core::result::Result<T, Errno>;
 
 pub const ENOENT: i32 = 2;
 pub const EINTR: i32 = 4;
+pub const EBADF: i32 = 9;
 pub const EAGAIN: i32 = 11;
 pub const EACCES: i32 = 13;
 pub const EBUSY: i32 = 16;

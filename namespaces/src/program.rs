@@ -13,7 +13,6 @@ use crate::caps::Capabilities;
 use crate::error::{Error, Result};
 use crate::idmap::IdMap;
 use crate::kind::Namespaces;
-use crate::mount::Root;
 use crate::privilege::Privilege;
 use crate::sandbox::{Cgroups, MonitorOptions, Sandbox, Stdio};
 use crate::wire::{Header, MAGIC, NO_SLOT, Op, VERSION, flag, op};
@@ -256,7 +255,9 @@ fn users(plan: &Sandbox, privilege: Privilege) -> Result<Users> {
     }
     if rootless {
         users.tty_gid = maps.1.host(5).map(|_| 5);
-        if plan.root != Root::Host {
+        // A second namespace inside the first: the monitor and the mounts belong to the outer one, out
+        // of the program's reach.
+        if plan.namespaces.contains(Namespaces::MOUNT) {
             users.donor = Some((maps.0.nested(), maps.1.nested()));
         }
         users.own = Some(maps);
@@ -476,13 +477,17 @@ fn attributes(c: &mut Compiler, plan: &Sandbox) -> Result<()> {
         let text = c.text(value.to_string());
         c.step(op::OOM_SCORE, 0, [proc, text, 0], "set", "oom_score_adj");
     }
+    let flags = if plan.create_cwd { 1 } else { 0 };
+    let cwd = c.text(&plan.cwd);
+    c.step(op::CHDIR, flags, [cwd, 0, 0], "enter the working directory", format!("{:?}", plan.cwd));
+    if plan.read_only_root {
+        c.step(op::ROOT_ATTR, 0, [0, crate::mount::attribute::RDONLY, 0], "make read-only", "the root");
+    }
+    // Last of what opens files: a low limit is for the program.
     for l in &plan.rlimits {
         let name = format!("{:?} to {}:{}", l.resource, l.soft, l.hard);
         c.step(op::RLIMIT, 0, [l.resource as u64, l.soft, l.hard], "set the limit", name);
     }
-    let flags = if plan.create_cwd { 1 } else { 0 };
-    let cwd = c.text(&plan.cwd);
-    c.step(op::CHDIR, flags, [cwd, 0, 0], "enter the working directory", format!("{:?}", plan.cwd));
     Ok(())
 }
 

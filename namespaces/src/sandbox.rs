@@ -55,8 +55,6 @@ pub struct Device {
     pub source: PathBuf,
     /// The name below `/dev`, without further directories.
     pub name: OsString,
-    /// Permission bits.
-    pub mode: u32,
 }
 
 /// A file with content, mounted over a path (`/etc/hosts` and the like).
@@ -503,15 +501,27 @@ impl Sandbox {
     }
 
     fn validate_mounts(&self) -> Result<()> {
-        let needs_mounts = self.root != Root::Host || !self.mounts.is_empty() || !self.masked.is_empty();
+        let needs_mounts = self.root != Root::Host
+            || !self.mounts.is_empty()
+            || !self.masked.is_empty()
+            || !self.read_only.is_empty()
+            || !self.files.is_empty()
+            || !self.devices.is_empty();
         if needs_mounts && !self.namespaces.contains(Namespaces::MOUNT) {
             return Err(Error::invalid("root or mounts", "they need a mount namespace"));
+        }
+        if self.root == Root::Host && (self.read_only_root || self.root_attributes != 0) {
+            return Err(Error::invalid("root", "the host's own root can be neither read-only nor restricted"));
+        }
+        if self.monitor.exit_record && self.monitor.state_dir.is_none() {
+            return Err(Error::invalid("exit record", "it needs a state directory"));
         }
         let targets = self.mounts.iter().map(|m| &m.target).chain(self.files.iter().map(|f| &f.target));
         for target in targets.chain(&self.masked).chain(&self.read_only) {
             let up = target.components().any(|c| c == std::path::Component::ParentDir);
-            if !target.is_absolute() || up || target.as_os_str().len() > 4000 {
-                return Err(Error::invalid("mount target", format!("{target:?} is not an absolute path without \"..\"")));
+            if !target.is_absolute() || up || target.parent().is_none() || target.as_os_str().len() > 4000 {
+                let reason = format!("{target:?} is not an absolute path below / without \"..\"");
+                return Err(Error::invalid("mount target", reason));
             }
         }
         if let Root::Overlay(o) = &self.root

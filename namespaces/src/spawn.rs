@@ -233,20 +233,30 @@ impl Sandbox {
             compile(self, Privilege::detect())?
         };
         let (control, mut process, pidfd) = helper.take()?;
-        let monitor = (!program.detached).then_some(pidfd);
-        let sent = send_plan(&control, &program);
+        if let Err(e) = send_plan(&control, &program) {
+            drop(control);
+            reap(Some(&pidfd));
+            return Err(e);
+        }
         if program.detached {
             // The helper forks and leaves at once; SIGCHLD may be ignored or another thread may have
             // collected it, both are fine.
             let _ = process.wait();
         }
-        sent?;
-        let child = {
+        let monitor = (!program.detached).then_some(pidfd);
+        let started = {
             let _span = tracing::debug_span!("set-up").entered();
-            await_start(control, monitor, &program, held)
+            await_start(&control, &program, held)
         };
         drop(span);
-        child
+        match started {
+            Ok((pid, pidfd, started_ns)) => Ok(Child { control, pid, pidfd, monitor, exit: None, started_ns }),
+            Err(e) => {
+                drop(control);
+                reap(monitor.as_ref());
+                Err(e)
+            }
+        }
     }
 }
 
@@ -309,7 +319,7 @@ fn send_plan(control: &OwnedFd, program: &Program) -> Result<()> {
 }
 
 /// Waits for the answer to the plan.
-fn await_start(control: OwnedFd, monitor: Option<OwnedFd>, program: &Program, held: bool) -> Result<Child> {
+fn await_start(control: &OwnedFd, program: &Program, held: bool) -> Result<(Pid, OwnedFd, u64)> {
     loop {
         let Some((m, _, pidfd)) = receive(control.as_fd())? else { return Err(Error::MonitorLost) };
         match m.kind {
@@ -331,10 +341,9 @@ fn await_start(control: OwnedFd, monitor: Option<OwnedFd>, program: &Program, he
                     started = m.exit.started_ns,
                     "helper"
                 );
-                return Ok(Child { control, pid, pidfd, monitor, exit: None, started_ns: m.exit.started_ns });
+                return Ok((pid, pidfd, m.exit.started_ns));
             }
             report::FAILED | report::HELPER_FAILED | report::DIED => {
-                reap(monitor.as_ref());
                 return Err(failure(&m, program));
             }
             _ => {}

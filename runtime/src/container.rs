@@ -300,6 +300,8 @@ impl Runtime {
     /// [`Error::Io`].
     pub fn containers(&self) -> Result<Vec<Container>> {
         let mut all: Vec<Container> = self.ids()?.iter().filter_map(|id| self.load(id).ok()).collect();
+        // What ended with its creator is a leftover and no container.
+        all.retain(|c| !c.inner.ephemeral || c.is_locked().unwrap_or(false));
         all.sort_by_key(|c| std::cmp::Reverse(c.inner.created_ns));
         Ok(all)
     }
@@ -494,6 +496,10 @@ impl Container {
     /// [`Error::NotFound`] when it was removed.
     pub fn state(&self) -> Result<State> {
         if let Some(live) = self.live()? {
+            if live.started_ns.is_none() {
+                // Somebody is starting it: its program does not run yet, and may never.
+                return Ok(State { status: Status::Created, pid: None, started_ns: None, exit: None });
+            }
             let frozen = self.runtime.group(self.id()).is_some_and(|g| g.is_frozen().unwrap_or(false));
             let status = if frozen { Status::Paused } else { Status::Running };
             let pid = (live.pid != 0).then_some(live.pid);

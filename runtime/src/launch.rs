@@ -416,7 +416,7 @@ impl Plan<'_> {
             s = s.sysctl(key, value);
         }
         for d in &config.devices {
-            s = s.device(Device { source: d.source.clone(), name: d.name.clone().into(), mode: 0o666 });
+            s = s.device(Device { source: d.source.clone(), name: d.name.clone().into() });
         }
         for (target, content) in self.small_files() {
             s = s.file(target, content);

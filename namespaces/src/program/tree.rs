@@ -56,7 +56,8 @@ pub(super) fn build(c: &mut Compiler, plan: &Sandbox) -> Result<()> {
     let bound = bound_devices(c, plan)?;
     if let Some(root) = root {
         if plan.root_attributes != 0 {
-            c.step(op::ATTR, 0, [root, plan.root_attributes, 0], "restrict", "the root mount");
+            // With what is mounted below a directory.
+            c.step(op::ATTR, 1, [root, plan.root_attributes, 0], "restrict", "the root mount");
         }
         c.step(op::PIVOT, 0, [root, 0, 0], "switch to", "the root file system");
     }
@@ -82,9 +83,6 @@ pub(super) fn finish(c: &mut Compiler, plan: &Sandbox) {
     for path in &plan.read_only {
         let at = c.text(path);
         c.step(op::READONLY, 0, [at, 0, 0], "make read-only", quoted(path));
-    }
-    if plan.read_only_root && plan.root != Root::Host {
-        c.step(op::ROOT_ATTR, 0, [0, attribute::RDONLY, 0], "make read-only", "the root");
     }
 }
 
@@ -135,7 +133,7 @@ fn directory(c: &mut Compiler, plan: &Sandbox, path: &Path) -> Result<u64> {
     }
     let tree = clone_tree(c, fd, true, path);
     if plan.id_mapped_root && !c.users.rootless {
-        id_map(c, tree, false, path);
+        id_map(c, tree, true, path);
     }
     Ok(tree)
 }
@@ -170,7 +168,9 @@ fn overlay_root(c: &mut Compiler, plan: &Sandbox, overlay: &Overlay) -> Result<u
     }
     // Explicit, whatever the kernel's defaults are: the upper directory holds whole files and
     // whiteouts and nothing else.
-    for (key, value) in [("redirect_dir", "off"), ("metacopy", "off"), ("index", "off")] {
+    // (With userxattr the kernel takes "nofollow" for "off".)
+    let redirect = if c.users.rootless { "nofollow" } else { "off" };
+    for (key, value) in [("redirect_dir", redirect), ("metacopy", "off"), ("index", "off")] {
         let pair = (c.text(key), c.text(value));
         c.step(op::FS_STRING, 0, [fs, pair.0, pair.1], "set the overlay option", key);
     }

@@ -151,7 +151,7 @@ pub(super) fn compat() -> Profile {
 
 fn common_secure(extra: &str) -> Rule {
     let mut common = allow(COMMON);
-    common.names.retain(|n| !NOT_SECURE.contains(&n.as_str()) && n != "ioctl");
+    common.names.retain(|n| !NOT_SECURE.contains(&n.as_str()) && n != "ioctl" && n != "socketpair");
     common.names.extend(extra.split_whitespace().map(str::to_owned));
     common
 }
@@ -163,8 +163,13 @@ fn without_injection() -> Vec<Rule> {
     rules
 }
 
+/// Sockets of these families; pairs of unix sockets only, because even a refused pair makes the kernel
+/// load the family's module.
 fn sockets(families: &[u64]) -> Vec<Rule> {
-    families.iter().map(|f| rule("socket", Action::Allow, vec![int_equals(0, *f)])).collect()
+    let mut rules: Vec<Rule> =
+        families.iter().map(|f| rule("socket", Action::Allow, vec![int_equals(0, *f)])).collect();
+    rules.push(rule("socketpair", Action::Allow, vec![int_equals(0, AF_UNIX)]));
+    rules
 }
 
 /// Other netlink protocols do not exist: useradd and its kin go on without audit then, but give up

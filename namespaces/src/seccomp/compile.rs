@@ -32,6 +32,8 @@ const RET_ALLOW: u32 = 0x7fff_0000;
 const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
 const ARGUMENTS: u32 = 16;
+/// __X32_SYSCALL_BIT.
+const X32: u32 = 0x4000_0000;
 
 /// `struct sock_filter`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -267,6 +269,12 @@ fn architecture(profile: &Profile, arch: Arch, caps: CapSet) -> Result<Vec<Instr
     let end = known.len() as u32;
     if intervals.last().is_none_or(|(_, last)| **last != unknown) {
         intervals.push((end, &unknown));
+    }
+    // x32 shares the architecture's number and has call numbers of its own: a rule for a native call
+    // would not hold for it. -1 is what a tracer sets to skip a call.
+    let x32 = Verdict { conditional: Vec::new(), last: RET_KILL_PROCESS };
+    if arch == Arch::X86_64 && unknown.last != RET_ERRNO | ENOSYS {
+        intervals.extend([(X32, &x32), (u32::MAX, &unknown)]);
     }
     let mut code = vec![statement(LOAD, NUMBER)];
     tree(&intervals, &mut code)?;
