@@ -1,2 +1,0 @@
-//! Start.
-fn main() {}
