@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use boxship::{ByteSize, Container, Engine, Error, ErrorKind, Image};
 
-const PROGRAMS: &[&str] = &["/bin/sh", "/bin/cat", "/bin/ls", "/usr/bin/id", "/bin/true", "/usr/bin/head", "/usr/bin/tail"];
+const PROGRAMS: &[&str] =
+    &["/bin/sh", "/bin/cat", "/bin/ls", "/usr/bin/id", "/bin/true", "/usr/bin/head", "/usr/bin/tail"];
 
 const PROOF: &str = r#"
 echo "pid:          $$"
@@ -25,7 +26,9 @@ async fn main() -> Result<(), Error> {
 
     println!("1. an image of this host's own programs (no registry, no package)");
     let image = match Image::get("quickstart:1").await {
-        Err(e) if e.kind() == ErrorKind::NotFound => Image::from_host_programs(PROGRAMS).tag("quickstart:1").await?,
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            Image::from_host_programs(PROGRAMS).tag("quickstart:1").await?
+        }
         other => other?,
     };
     println!("   quickstart:1  {}  {}\n", ByteSize::b(image.size()), &image.digest()[..19]);
@@ -56,7 +59,13 @@ async fn main() -> Result<(), Error> {
 
     println!("5. a command that takes more memory than it may");
     let greedy = ["/bin/sh", "-c", "a=0123456789; while :; do a=$a$a; done"];
-    match shell().command(greedy).memory_limit(ByteSize::mib(16)).timeout(Duration::from_secs(20)).output().await {
+    match shell()
+        .command(greedy)
+        .memory_limit(ByteSize::mib(16))
+        .timeout(Duration::from_secs(20))
+        .output()
+        .await
+    {
         Ok(out) => println!(
             "   {} (killed for memory: {}), peak {}\n",
             out.status,

@@ -13,7 +13,16 @@ fn main() {
         panic!("boxship needs Linux: namespaces and cgroups exist nowhere else (target {target})");
     }
     let mut rustc = Command::new(env::var_os("RUSTC").expect("cargo sets RUSTC"));
-    rustc.args(["--edition", "2024", "--crate-type", "bin", "--crate-name", "boxship_helper", "--target", &target]);
+    rustc.args([
+        "--edition",
+        "2024",
+        "--crate-type",
+        "bin",
+        "--crate-name",
+        "boxship_helper",
+        "--target",
+        &target,
+    ]);
     rustc.args(["--deny", "warnings", "--cap-lints", "warn"]);
     for option in [
         "opt-level=s",

@@ -18,7 +18,10 @@ pub(crate) async fn run<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Se
 }
 
 /// Watches a descriptor for readability.
-#[expect(deprecated, reason = "its replacement is unsafe; every type used here owns one descriptor for its whole life")]
+#[expect(
+    deprecated,
+    reason = "its replacement is unsafe; every type used here owns one descriptor for its whole life"
+)]
 pub(crate) fn watch<T: AsRawFd>(fd: T) -> std::io::Result<AsyncFd<T>> {
     AsyncFd::with_interest(fd, Interest::READABLE)
 }

@@ -145,12 +145,16 @@ fn default_root() -> Result<PathBuf> {
     let shared = PathBuf::from(format!("/var/tmp/boxship-{number}"));
     // Anyone may make this name first; a directory of somebody else is not ours to use.
     if shared.exists() && !is_mine(&shared) {
-        return Err(Error::invalid("default engine", format!("{shared:?} belongs to another user; use Engine::open")));
+        return Err(Error::invalid(
+            "default engine",
+            format!("{shared:?} belongs to another user; use Engine::open"),
+        ));
     }
     Ok(shared)
 }
 
 fn is_mine(path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
-    std::fs::symlink_metadata(path).is_ok_and(|m| m.is_dir() && m.uid() == rustix::process::geteuid().as_raw())
+    std::fs::symlink_metadata(path)
+        .is_ok_and(|m| m.is_dir() && m.uid() == rustix::process::geteuid().as_raw())
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use boxship_layers::{HostImage, ImageOptions, Progress};
 use boxship_layers::oci_spec::image::ImageConfiguration;
+use boxship_layers::{HostImage, ImageOptions, Progress};
 use tokio::sync::mpsc;
 
 use crate::blocking;
@@ -197,7 +197,8 @@ impl ImageApi {
     /// Nothing is changed.
     pub async fn get(&self, name: &str) -> Result<Image> {
         let (api, name) = (self.clone(), name.to_owned());
-        blocking::run(move || Ok(Image { inner: api.blocking_engine()?.runtime().store().image(&name)? })).await
+        blocking::run(move || Ok(Image { inner: api.blocking_engine()?.runtime().store().image(&name)? }))
+            .await
     }
 
     /// As [`Image::list`].
@@ -211,7 +212,11 @@ impl ImageApi {
         let api = self.clone();
         blocking::run(move || {
             let all = api.blocking_engine()?.runtime().store().images()?;
-            let summary = |i: boxship_layers::ImageInfo| ImageSummary { name: i.name, digest: i.digest.to_string(), size: i.size };
+            let summary = |i: boxship_layers::ImageInfo| ImageSummary {
+                name: i.name,
+                digest: i.digest.to_string(),
+                size: i.size,
+            };
             Ok(all.into_iter().map(summary).collect())
         })
         .await
@@ -287,14 +292,16 @@ impl Import {
     }
 
     fn carry_out(self, observe: &mut dyn FnMut(Progress) -> bool) -> Result<Image> {
-        let name = self.tag.ok_or_else(|| Error::invalid("tag", "name the image, for example \"tools:1\""))?;
+        let name =
+            self.tag.ok_or_else(|| Error::invalid("tag", "name the image, for example \"tools:1\""))?;
         let engine = ImageApi { engine: self.engine }.blocking_engine()?;
         let store = engine.runtime().store();
         let inner = match &self.source {
             Source::Host(host) => store.import_host_programs(host, &name, observe)?,
             Source::Directory(dir) => store.import_directory(dir, &name, &self.options, observe)?,
             Source::Archive(path) => {
-                let file = std::fs::File::open(path).map_err(|e| Error::io(&format!("open the archive {path:?}"), e))?;
+                let file = std::fs::File::open(path)
+                    .map_err(|e| Error::io(&format!("open the archive {path:?}"), e))?;
                 store.import(file, &name, &self.options, observe)?
             }
         };

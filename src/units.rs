@@ -76,7 +76,11 @@ impl fmt::Display for ByteSize {
         match units.iter().find(|(shift, _)| self.0 >> shift > 0) {
             Some((shift, unit)) => {
                 let tenths = u128::from(self.0) * 10 >> shift;
-                if tenths % 10 == 0 { write!(f, "{} {unit}", tenths / 10) } else { write!(f, "{}.{} {unit}", tenths / 10, tenths % 10) }
+                if tenths % 10 == 0 {
+                    write!(f, "{} {unit}", tenths / 10)
+                } else {
+                    write!(f, "{}.{} {unit}", tenths / 10, tenths % 10)
+                }
             }
             None => write!(f, "{} B", self.0),
         }
@@ -119,8 +123,8 @@ impl Signal {
 impl FromStr for Signal {
     type Err = Error;
     fn from_str(s: &str) -> Result<Signal, Error> {
-        boxship_runtime::parse_signal(s)
-            .map(Signal)
-            .ok_or_else(|| Error::invalid("signal", format!("{s:?} is not a signal name or a number from 1 to 31")))
+        boxship_runtime::parse_signal(s).map(Signal).ok_or_else(|| {
+            Error::invalid("signal", format!("{s:?} is not a signal name or a number from 1 to 31"))
+        })
     }
 }

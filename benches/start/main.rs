@@ -47,7 +47,11 @@ impl Bench {
         let tiny = dir.join("tiny");
         std::fs::write(dir.join("tiny.c"), TINY).expect("written");
         cc(&[dir.join("tiny.c").as_path()], &tiny, &["-nostdlib", "-static"]);
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a runtime");
         let engine = runtime.block_on(async {
             let engine = Engine::open(dir.join("engine")).await.expect("an engine");
             engine.image().from_host_programs([&tiny]).tag("tiny:1").await.expect("an image");
@@ -59,7 +63,15 @@ impl Bench {
     /// One container from builder to removed.
     pub async fn start(&self, profile: Profile) {
         let tiny = self.tiny.to_str().expect("UTF-8");
-        let out = self.engine.container().image("tiny:1").profile(profile).command([tiny]).output().await.expect("it starts");
+        let out = self
+            .engine
+            .container()
+            .image("tiny:1")
+            .profile(profile)
+            .command([tiny])
+            .output()
+            .await
+            .expect("it starts");
         assert!(out.status.success());
     }
 
@@ -76,7 +88,8 @@ pub fn nanos(d: Duration) -> u64 {
 
 /// rustc needs a C compiler to link, so there is one.
 pub fn cc(sources: &[&Path], out: &Path, flags: &[&str]) {
-    let done = Command::new("cc").arg("-O2").args(flags).arg("-o").arg(out).args(sources).status().expect("cc runs");
+    let done =
+        Command::new("cc").arg("-O2").args(flags).arg("-o").arg(out).args(sources).status().expect("cc runs");
     assert!(done.success(), "cc {sources:?}");
 }
 
@@ -92,7 +105,15 @@ fn p99(samples: &[u64]) -> u64 {
     s[(s.len() - 1) * 99 / 100]
 }
 
-fn interleaved(b: &Bench, peers: &mut Peers, all: &mut Samples, case: &'static str, subjects: &[&'static str], n: usize, pause: Duration) {
+fn interleaved(
+    b: &Bench,
+    peers: &mut Peers,
+    all: &mut Samples,
+    case: &'static str,
+    subjects: &[&'static str],
+    n: usize,
+    pause: Duration,
+) {
     let profile = if case == "root-userns" { Profile::Default } else { Profile::Compat };
     for round in 0..n + 2 {
         for subject in subjects {
@@ -116,11 +137,19 @@ fn rate(b: &Bench, peers: &mut Peers, all: &mut Samples, case: &'static str, sta
     for _ in 0..5 {
         let begin = Instant::now();
         b.runtime.block_on(async {
-            let one = async { for _ in 0..n / starters { b.start(Profile::Default).await } };
+            let one = async {
+                for _ in 0..n / starters {
+                    b.start(Profile::Default).await
+                }
+            };
             if starters == 1 {
                 one.await;
             } else {
-                let two = async { for _ in 0..n / starters { b.start(Profile::Default).await } };
+                let two = async {
+                    for _ in 0..n / starters {
+                        b.start(Profile::Default).await
+                    }
+                };
                 tokio::join!(one, two);
             }
         });
@@ -130,7 +159,9 @@ fn rate(b: &Bench, peers: &mut Peers, all: &mut Samples, case: &'static str, sta
             std::thread::scope(|scope| {
                 for worker in 0..starters {
                     let peers = &*peers;
-                    scope.spawn(move || (0..n / 4 / starters).for_each(|i| peers.command(subject, worker * 1_000_000 + i)));
+                    scope.spawn(move || {
+                        (0..n / 4 / starters).for_each(|i| peers.command(subject, worker * 1_000_000 + i))
+                    });
                 }
             });
             all.entry((case, subject)).or_default().push(nanos(begin.elapsed()) / (n / 4) as u64);
@@ -201,12 +232,21 @@ fn rootless_child(n: usize, dir: &Path) {
 
 fn report(all: &Samples, peers: &Peers) {
     let mut rows = Vec::new();
-    println!("\n{:<12} {:<13} {:>10} {:>10} {:>8}  boxship / it", "case", "subject", "median ms", "p99 ms", "samples");
+    println!(
+        "\n{:<12} {:<13} {:>10} {:>10} {:>8}  boxship / it",
+        "case", "subject", "median ms", "p99 ms", "samples"
+    );
     for ((case, subject), samples) in all {
         let (m, p) = (median(samples), p99(samples));
         let ours = all.get(&(*case, "boxship")).map_or(0, |s| median(s));
-        let ratio = if *subject == "boxship" { String::new() } else { format!("{:.3}", ours as f64 / m as f64) };
-        println!("{case:<12} {subject:<13} {:>10.2} {:>10.2} {:>8}  {ratio}", m as f64 / 1e6, p as f64 / 1e6, samples.len());
+        let ratio =
+            if *subject == "boxship" { String::new() } else { format!("{:.3}", ours as f64 / m as f64) };
+        println!(
+            "{case:<12} {subject:<13} {:>10.2} {:>10.2} {:>8}  {ratio}",
+            m as f64 / 1e6,
+            p as f64 / 1e6,
+            samples.len()
+        );
         rows.push(serde_json::json!({"case": case, "subject": subject, "median_ns": m, "p99_ns": p, "samples": samples.len()}));
     }
     for absent in peers.absent() {
@@ -218,7 +258,8 @@ fn report(all: &Samples, peers: &Peers) {
     }
     let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
     std::fs::create_dir_all(&out).expect("made");
-    std::fs::write(out.join("start.json"), serde_json::to_string_pretty(&rows).expect("plain data")).expect("written");
+    std::fs::write(out.join("start.json"), serde_json::to_string_pretty(&rows).expect("plain data"))
+        .expect("written");
     std::fs::write(out.join("start.svg"), chart::bars(all)).expect("written");
     println!("\nwritten: {0}/start.json, {0}/start.svg", out.display());
 }
@@ -234,7 +275,9 @@ fn main() {
     }
     let dir = std::env::temp_dir().join(format!("boxship-bench-{}", std::process::id()));
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: the comparison needs root (the peers do); as a user: -- --rootless 50 /tmp/some-directory");
+        println!(
+            "skipped: the comparison needs root (the peers do); as a user: -- --rootless 50 /tmp/some-directory"
+        );
         return;
     }
     let hugetlb = peers::complete_hierarchies();
@@ -256,7 +299,15 @@ fn main() {
         }
         if wanted("sporadic") {
             let subjects = ["boxship", "floor", "crun", "runc"];
-            interleaved(&b, &mut peers, &mut all, "sporadic", &subjects, n / 4 + 5, Duration::from_millis(100));
+            interleaved(
+                &b,
+                &mut peers,
+                &mut all,
+                "sporadic",
+                &subjects,
+                n / 4 + 5,
+                Duration::from_millis(100),
+            );
         }
         if wanted("rss") {
             rss(&b, &mut all, n);

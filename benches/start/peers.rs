@@ -57,8 +57,13 @@ fn installed(program: &str) -> bool {
 }
 
 fn hierarchies() -> Vec<PathBuf> {
-    let mut all: Vec<PathBuf> =
-        std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|e| e.path()).filter(|p| p.is_dir()).collect();
+    let mut all: Vec<PathBuf> = std::fs::read_dir("/sys/fs/cgroup")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| p.is_dir())
+        .collect();
     all.sort();
     all
 }
@@ -66,7 +71,9 @@ fn hierarchies() -> Vec<PathBuf> {
 impl Peers {
     pub fn new(b: &Bench) -> Peers {
         let mut p = Peers::unprivileged(b);
-        for (subject, program) in [("crun", "crun"), ("crun-seccomp", "crun"), ("runc", "runc"), ("podman", "podman")] {
+        for (subject, program) in
+            [("crun", "crun"), ("crun-seccomp", "crun"), ("runc", "runc"), ("podman", "podman")]
+        {
             p.present.insert(subject, installed(program));
         }
         p.bundle("plain", None);
@@ -107,7 +114,8 @@ impl Peers {
         let done = Command::new("runc").args(["spec", "-b"]).arg(&dir).status().expect("runc");
         assert!(done.success());
         let path = dir.join("config.json");
-        let mut c: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).expect("spec")).expect("JSON");
+        let mut c: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&path).expect("spec")).expect("JSON");
         c["process"]["args"] = serde_json::json!(["/tiny"]);
         c["process"]["terminal"] = false.into();
         c["root"] = serde_json::json!({"path": self.dir.join("rootfs"), "readonly": true});
@@ -149,9 +157,12 @@ impl Peers {
         let log = std::fs::File::create(dir.join("log")).ok()?;
         let process = Command::new("unshare")
             .args(["--net", "dockerd", "--iptables=false", "--bridge=none", "-H", &socket])
-            .arg("--data-root").arg(dir.join("data"))
-            .arg("--exec-root").arg(dir.join("exec"))
-            .arg("--pidfile").arg(dir.join("pid"))
+            .arg("--data-root")
+            .arg(dir.join("data"))
+            .arg("--exec-root")
+            .arg(dir.join("exec"))
+            .arg("--pidfile")
+            .arg(dir.join("pid"))
             .stdout(log.try_clone().ok()?)
             .stderr(log)
             .spawn()
@@ -159,13 +170,32 @@ impl Peers {
         let daemon = Daemon { process, socket };
         let ready = (0..100).any(|_| {
             std::thread::sleep(Duration::from_millis(200));
-            daemon.client().arg("info").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+            daemon
+                .client()
+                .arg("info")
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()
+                .is_ok_and(|s| s.success())
         });
         let tar = self.dir.join("rootfs.tar");
-        let packed = Command::new("tar").arg("-C").arg(self.dir.join("rootfs")).arg("-cf").arg(&tar).arg(".").status();
-        let imported = ready && packed.is_ok() && daemon.client().arg("import").arg(&tar).arg("tiny:1").stdout(Stdio::null()).status().is_ok_and(|s| s.success());
+        let packed =
+            Command::new("tar").arg("-C").arg(self.dir.join("rootfs")).arg("-cf").arg(&tar).arg(".").status();
+        let imported = ready
+            && packed.is_ok()
+            && daemon
+                .client()
+                .arg("import")
+                .arg(&tar)
+                .arg("tiny:1")
+                .stdout(Stdio::null())
+                .status()
+                .is_ok_and(|s| s.success());
         if !imported {
-            println!("dockerd did not come up: {}", std::fs::read_to_string(dir.join("log")).unwrap_or_default().lines().last().unwrap_or(""));
+            println!(
+                "dockerd did not come up: {}",
+                std::fs::read_to_string(dir.join("log")).unwrap_or_default().lines().last().unwrap_or("")
+            );
         }
         imported.then_some(daemon)
     }
@@ -201,12 +231,18 @@ impl Peers {
             }
             "bwrap" => {
                 let mut c = Command::new("bwrap");
-                c.args(["--unshare-all", "--ro-bind"]).arg(&rootfs).args(["/", "--proc", "/proc", "--dev", "/dev", "/tiny"]);
+                c.args(["--unshare-all", "--ro-bind"])
+                    .arg(&rootfs)
+                    .args(["/", "--proc", "/proc", "--dev", "/dev", "/tiny"]);
                 c
             }
             "podman" => {
                 let mut c = Command::new("podman");
-                c.arg("--root").arg(self.dir.join("podman")).args(["run", "--rm", "--network", "none", "--ulimit", "host", "--rootfs"]).arg(&rootfs).arg("/tiny");
+                c.arg("--root")
+                    .arg(self.dir.join("podman"))
+                    .args(["run", "--rm", "--network", "none", "--ulimit", "host", "--rootfs"])
+                    .arg(&rootfs)
+                    .arg("/tiny");
                 c
             }
             _ => {
@@ -215,13 +251,18 @@ impl Peers {
                 c
             }
         };
-        let out = c.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).output().expect("it starts");
+        let out =
+            c.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).output().expect("it starts");
         assert!(out.status.success(), "{subject}: {}", String::from_utf8_lossy(&out.stderr));
     }
 
     /// A peer that is installed but cannot run here is named with its reason, and left out.
     fn probe(&mut self) {
-        for subject in ["crun", "crun-seccomp", "runc", "bwrap", "podman", "docker"].into_iter().filter(|s| self.has(s)).collect::<Vec<_>>() {
+        for subject in ["crun", "crun-seccomp", "runc", "bwrap", "podman", "docker"]
+            .into_iter()
+            .filter(|s| self.has(s))
+            .collect::<Vec<_>>()
+        {
             let peers = &*self;
             if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| peers.command(subject, 0))).is_err() {
                 println!("{subject} does not run on this host (its message is above)");
@@ -253,7 +294,11 @@ impl Drop for Peers {
             let _ = docker.process.wait();
         }
         if self.has("podman") {
-            let _ = Command::new("umount").arg("-R").arg(self.dir.join("podman/overlay")).stderr(Stdio::null()).status();
+            let _ = Command::new("umount")
+                .arg("-R")
+                .arg(self.dir.join("podman/overlay"))
+                .stderr(Stdio::null())
+                .status();
         }
     }
 }

@@ -24,7 +24,8 @@ struct Recorder {
 }
 
 fn now() -> u64 {
-    u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos()).expect("before 2554")
+    u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos())
+        .expect("before 2554")
 }
 
 #[derive(Default)]
@@ -74,8 +75,11 @@ impl Subscriber for &'static Recorder {
 
 /// Draws the start whose total is the median of a hundred.
 pub fn draw(b: &Bench) {
-    let recorder: &'static Recorder =
-        Box::leak(Box::new(Recorder { next: AtomicU64::new(0), open: Mutex::default(), done: Mutex::default() }));
+    let recorder: &'static Recorder = Box::leak(Box::new(Recorder {
+        next: AtomicU64::new(0),
+        open: Mutex::default(),
+        done: Mutex::default(),
+    }));
     tracing::subscriber::set_global_default(recorder).expect("the first");
     let mut runs: Vec<(u64, u64, Vec<Span>)> = Vec::new();
     for _ in 0..100 {
@@ -93,7 +97,13 @@ pub fn draw(b: &Bench) {
     let mut body = String::new();
     for (i, (name, from, to)) in spans.iter().enumerate() {
         let y = 48.0 + i as f64 * 21.0;
-        let class = if name.contains("helper") || name.contains("container") { "b" } else if name.contains("execve") { "c" } else { "a" };
+        let class = if name.contains("helper") || name.contains("container") {
+            "b"
+        } else if name.contains("execve") {
+            "c"
+        } else {
+            "a"
+        };
         let _ = write!(
             body,
             r#"<text x="{}" y="{}" class="name">{name}</text><rect x="{:.1}" y="{y}" width="{:.1}" height="15" rx="2" class="{class}"/><text x="{:.1}" y="{}">{:.2} ms</text>"#,
@@ -105,10 +115,19 @@ pub fn draw(b: &Bench) {
             y + 12.0,
             (to - from) as f64 / 1e6
         );
-        println!("{:>8.3} ms  {:>8.3} ms  {name}", from.saturating_sub(begin) as f64 / 1e6, (to - from) as f64 / 1e6);
+        println!(
+            "{:>8.3} ms  {:>8.3} ms  {name}",
+            from.saturating_sub(begin) as f64 / 1e6,
+            (to - from) as f64 / 1e6
+        );
     }
     let height = 64.0 + spans.len() as f64 * 21.0;
-    let svg = chart::page(left + width + 100.0, height, "One start under the Default profile (median of 100)", &body);
+    let svg = chart::page(
+        left + width + 100.0,
+        height,
+        "One start under the Default profile (median of 100)",
+        &body,
+    );
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/start-waterfall.svg");
     std::fs::write(&path, svg).expect("written");
     println!("written: {}", path.display());

@@ -44,10 +44,8 @@ impl Tree {
     fn read(&self, name: &str, file: &str) -> Result<String> {
         let fd = self.open(name, file, OFlags::RDONLY)?;
         let mut text = String::new();
-        std::io::Read::read_to_string(&mut std::fs::File::from(fd), &mut text).map_err(|source| Error::Io {
-            operation: "read",
-            path: self.path.join(name).join(file),
-            source,
+        std::io::Read::read_to_string(&mut std::fs::File::from(fd), &mut text).map_err(|source| {
+            Error::Io { operation: "read", path: self.path.join(name).join(file), source }
         })?;
         Ok(text)
     }
@@ -134,8 +132,11 @@ impl Parent {
     pub fn groups(&self) -> Result<Vec<String>> {
         let mut names = std::collections::BTreeSet::new();
         for tree in self.trees.iter() {
-            let read = std::fs::read_dir(&tree.path)
-                .map_err(|source| Error::Io { operation: "list", path: tree.path.clone(), source })?;
+            let read = std::fs::read_dir(&tree.path).map_err(|source| Error::Io {
+                operation: "list",
+                path: tree.path.clone(),
+                source,
+            })?;
             for entry in read.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
                 names.extend(entry.file_name().into_string());
             }
@@ -195,7 +196,8 @@ fn open_tree(controllers: Vec<String>, mount: &Path, path: &str) -> Result<Tree>
             if !tree.read("", file)?.trim().is_empty() {
                 continue;
             }
-            let host = std::fs::read_to_string(mount.join(file)).map_err(fail("read the host's cpuset for"))?;
+            let host =
+                std::fs::read_to_string(mount.join(file)).map_err(fail("read the host's cpuset for"))?;
             tree.write("", file, host.trim())?;
         }
         tree.write("", "cgroup.clone_children", "1")?;
@@ -327,7 +329,8 @@ impl Group {
                 h.join.push(tree.open(&self.name, "tasks", OFlags::WRONLY)?);
             }
             let dir = tree.dir.as_fd().try_clone_to_owned();
-            let dir = dir.map_err(|source| Error::Io { operation: "duplicate", path: tree.path.clone(), source })?;
+            let dir =
+                dir.map_err(|source| Error::Io { operation: "duplicate", path: tree.path.clone(), source })?;
             h.remove.push((dir, self.name.clone()));
         }
         let v2 = self.parent.version == Version::V2;
@@ -358,7 +361,11 @@ impl Group {
         let cpu = read("cpuacct", "cpuacct.usage", "cpu.stat")?;
         let limit = read("memory", "memory.limit_in_bytes", "memory.max")?.trim().parse::<u64>().ok();
         Ok(Usage {
-            cpu: if v2 { Duration::from_micros(field(&cpu, "usage_usec")) } else { Duration::from_nanos(number(cpu)) },
+            cpu: if v2 {
+                Duration::from_micros(field(&cpu, "usage_usec"))
+            } else {
+                Duration::from_nanos(number(cpu))
+            },
             memory: number(read("memory", "memory.usage_in_bytes", "memory.current")?),
             // memory.peak exists since Linux 5.19.
             memory_peak: read("memory", "memory.max_usage_in_bytes", "memory.peak").map(number).unwrap_or(0),
@@ -421,7 +428,11 @@ impl Group {
             if Instant::now() > deadline {
                 let _ = tree.write(&self.name, file, if file == "cgroup.freeze" { "0" } else { "THAWED" });
                 let source = std::io::Error::from(std::io::ErrorKind::TimedOut);
-                return Err(Error::Io { operation: "freeze within 10 s", path: tree.path.join(&self.name), source });
+                return Err(Error::Io {
+                    operation: "freeze within 10 s",
+                    path: tree.path.join(&self.name),
+                    source,
+                });
             }
             std::thread::sleep(Duration::from_micros(100));
         }
@@ -474,7 +485,9 @@ impl Group {
             loop {
                 match rustix::fs::unlinkat(&tree.dir, &self.name, AtFlags::REMOVEDIR) {
                     Ok(()) | Err(Errno::NOENT) => break,
-                    Err(Errno::BUSY) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
+                    Err(Errno::BUSY) if Instant::now() < deadline => {
+                        std::thread::sleep(Duration::from_millis(1))
+                    }
                     Err(e) => {
                         result = Err(tree.error("remove the cgroup", Path::new(&self.name), e));
                         break;

@@ -34,8 +34,11 @@ impl Hierarchies {
     /// [`Error::Io`] when `/proc/self/mountinfo` cannot be read.
     pub fn detect() -> Result<Hierarchies> {
         let path = "/proc/self/mountinfo";
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| Error::Io { operation: "read", path: path.into(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Io {
+            operation: "read",
+            path: path.into(),
+            source,
+        })?;
         Ok(Hierarchies::parse(&text))
     }
 
@@ -53,7 +56,9 @@ impl Hierarchies {
         for line in mountinfo.lines() {
             let Some((mount, fs)) = line.split_once(" - ") else { continue };
             let (mut mount, mut fs) = (mount.split(' ').skip(3), fs.split(' '));
-            let (Some(root), Some(point), Some(kind)) = (mount.next(), mount.next(), fs.next()) else { continue };
+            let (Some(root), Some(point), Some(kind)) = (mount.next(), mount.next(), fs.next()) else {
+                continue;
+            };
             if root != "/" {
                 continue;
             }

@@ -78,7 +78,10 @@ impl Limits {
         if let Some(c) = self.cpu
             && (c.quota_us < 1000 || !(1000..=1_000_000).contains(&c.period_us))
         {
-            return bad("cpu limit", format!("{} of {} µs: at least 1000 of 1000 to 1000000", c.quota_us, c.period_us));
+            return bad(
+                "cpu limit",
+                format!("{} of {} µs: at least 1000 of 1000 to 1000000", c.quota_us, c.period_us),
+            );
         }
         if self.cpu_weight.is_some_and(|w| !(1..=10_000).contains(&w)) {
             return bad("cpu weight", "it must be between 1 and 10000".into());
@@ -88,7 +91,10 @@ impl Limits {
         }
         for (limit, list) in [("cpuset cpus", &self.cpuset_cpus), ("cpuset mems", &self.cpuset_mems)] {
             if list.as_ref().is_some_and(|l| !is_list(l)) {
-                return bad(limit, format!("{:?} is not a list like \"0-3,5\"", list.as_deref().unwrap_or("")));
+                return bad(
+                    limit,
+                    format!("{:?} is not a list like \"0-3,5\"", list.as_deref().unwrap_or("")),
+                );
             }
         }
         Ok(())
@@ -184,8 +190,14 @@ mod tests {
         assert_eq!(limit(Limits { memory: Some(1), ..base() }), "memory limit");
         assert_eq!(limit(Limits { memory: Some(u64::MAX), ..base() }), "memory limit");
         assert_eq!(limit(Limits { swap: Some(Swap::Unlimited), ..base() }), "swap limit");
-        assert_eq!(limit(Limits { memory: Some(1 << 30), swap: Some(Swap::Total(1)), ..base() }), "swap limit");
-        assert_eq!(limit(Limits { cpu: Some(CpuQuota { quota_us: 1, period_us: 100_000 }), ..base() }), "cpu limit");
+        assert_eq!(
+            limit(Limits { memory: Some(1 << 30), swap: Some(Swap::Total(1)), ..base() }),
+            "swap limit"
+        );
+        assert_eq!(
+            limit(Limits { cpu: Some(CpuQuota { quota_us: 1, period_us: 100_000 }), ..base() }),
+            "cpu limit"
+        );
         assert_eq!(limit(Limits { cpu_weight: Some(0), ..base() }), "cpu weight");
         assert_eq!(limit(Limits { pids: Some(0), ..base() }), "pids limit");
         for list in ["", "a", "3-1", "1,,2", "-1", "0-", "+1"] {

@@ -56,7 +56,9 @@ pub enum Error {
         by: String,
     },
     /// The store was made by a version of boxship that this one does not understand.
-    #[error("the store {path:?} has format {found}, this version understands {understood}; use a newer boxship")]
+    #[error(
+        "the store {path:?} has format {found}, this version understands {understood}; use a newer boxship"
+    )]
     Format {
         /// The store.
         path: PathBuf,
@@ -98,7 +100,10 @@ impl Error {
         Error::Invalid { what, reason: reason.into() }
     }
 
-    pub(crate) fn io<E: Into<io::Error>>(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(E) -> Error {
+    pub(crate) fn io<E: Into<io::Error>>(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(E) -> Error {
         move |e| Error::Io { operation, path: path.into(), source: e.into() }
     }
 }

@@ -36,7 +36,10 @@ pub struct HostImage {
 impl HostImage {
     /// Programs by absolute path.
     pub fn new<I: IntoIterator<Item = P>, P: AsRef<Path>>(programs: I) -> HostImage {
-        HostImage { programs: programs.into_iter().map(|p| p.as_ref().to_owned()).collect(), files: Vec::new() }
+        HostImage {
+            programs: programs.into_iter().map(|p| p.as_ref().to_owned()).collect(),
+            files: Vec::new(),
+        }
     }
 
     /// Adds a file with this content (mode 644).
@@ -103,7 +106,8 @@ impl Collected {
         let data = std::fs::read(&real).map_err(Error::io("read", &real))?;
         if let Some(line) = data.strip_prefix(b"#!") {
             let line = line.split(|b| *b == b'\n').next().unwrap_or_default();
-            let interpreter = String::from_utf8_lossy(line).trim().split([' ', '\t']).next().map(PathBuf::from);
+            let interpreter =
+                String::from_utf8_lossy(line).trim().split([' ', '\t']).next().map(PathBuf::from);
             return match interpreter.filter(|i| i.is_absolute()) {
                 Some(i) => self.add("interpreter", &i, &[]),
                 None => Ok(()),
@@ -160,7 +164,8 @@ impl Collected {
     }
 
     fn needs(&mut self, real: &Path, data: &[u8], inherited: &[PathBuf]) -> Result<()> {
-        let bad = |e: elf::ParseError| Error::invalid("program", format!("{real:?} is not a sound ELF file: {e}"));
+        let bad =
+            |e: elf::ParseError| Error::invalid("program", format!("{real:?} is not a sound ELF file: {e}"));
         let file = ElfBytes::<AnyEndian>::minimal_parse(data).map_err(bad)?;
         for segment in file.segments().into_iter().flatten().filter(|s| s.p_type == abi::PT_INTERP) {
             let bytes = file.segment_data(&segment).map_err(bad)?;
@@ -219,7 +224,9 @@ impl Collected {
 
     /// What programs expect of any system.
     fn defaults(&mut self) {
-        for (dir, mode) in [("/tmp", 0o1777), ("/root", 0o700), ("/etc", 0o755), ("/var", 0o755), ("/var/tmp", 0o1777)] {
+        for (dir, mode) in
+            [("/tmp", 0o1777), ("/root", 0o700), ("/etc", 0o755), ("/var", 0o755), ("/var/tmp", 0o1777)]
+        {
             self.entries.entry(dir.into()).or_insert(Entry::Directory(mode));
         }
         let passwd = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n";
@@ -280,7 +287,11 @@ fn parts(path: &Path) -> VecDeque<std::ffi::OsString> {
 }
 
 /// The dynamic string table, by address through the load segments (section headers may be stripped).
-fn dynamic_strings<'d>(file: &ElfBytes<'d, AnyEndian>, data: &'d [u8], dynamic: &elf::dynamic::DynamicTable<'d, AnyEndian>) -> &'d [u8] {
+fn dynamic_strings<'d>(
+    file: &ElfBytes<'d, AnyEndian>,
+    data: &'d [u8],
+    dynamic: &elf::dynamic::DynamicTable<'d, AnyEndian>,
+) -> &'d [u8] {
     let value = |tag| dynamic.iter().find(|d| d.d_tag == tag).map(|d| d.d_val());
     let (Some(address), Some(size)) = (value(abi::DT_STRTAB), value(abi::DT_STRSZ)) else { return &[] };
     let segments = file.segments().into_iter().flatten();
@@ -299,5 +310,8 @@ fn is_elf_for(path: &Path, machine: u16) -> bool {
     let mut head = [0u8; 20];
     let read = std::fs::File::open(path).and_then(|mut f| std::io::Read::read_exact(&mut f, &mut head));
     let mode = std::fs::metadata(path).is_ok_and(|m| m.permissions().mode() & 0o444 != 0);
-    read.is_ok() && mode && head.starts_with(b"\x7fELF") && u16::from_le_bytes([head[18], head[19]]) == machine
+    read.is_ok()
+        && mode
+        && head.starts_with(b"\x7fELF")
+        && u16::from_le_bytes([head[18], head[19]]) == machine
 }

@@ -64,7 +64,8 @@ pub(crate) fn normalise(name: &str) -> Result<String> {
     };
     let path_ok = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-/:".contains(c);
     let tag_ok = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if path.is_empty() || path.len() > 255 || !path.chars().all(path_ok) || path.split('/').any(str::is_empty) {
+    if path.is_empty() || path.len() > 255 || !path.chars().all(path_ok) || path.split('/').any(str::is_empty)
+    {
         return bad("use lower-case letters, digits, '.', '_', '-' and '/'");
     }
     if tag.is_empty() || tag.len() > 128 || !tag.chars().all(tag_ok) || tag.starts_with(['.', '-']) {
@@ -103,7 +104,13 @@ impl Store {
     /// # Errors
     /// [`Error::Archive`] and [`Error::Limit`] for an archive that is hostile or broken,
     /// [`Error::Cancelled`], [`Error::Io`]. Nothing of it is visible then.
-    pub fn import(&self, archive: impl Read, name: &str, options: &ImageOptions, observe: &mut dyn FnMut(Progress) -> bool) -> Result<Image> {
+    pub fn import(
+        &self,
+        archive: impl Read,
+        name: &str,
+        options: &ImageOptions,
+        observe: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Image> {
         let name = normalise(name)?;
         let layer = self.ingest_layer(archive, observe)?;
         let config = self.config_of(options, &layer.diff_id)?;
@@ -130,7 +137,13 @@ impl Store {
     ///
     /// # Errors
     /// As [`import`](Store::import).
-    pub fn import_directory(&self, dir: &Path, name: &str, options: &ImageOptions, observe: &mut dyn FnMut(Progress) -> bool) -> Result<Image> {
+    pub fn import_directory(
+        &self,
+        dir: &Path,
+        name: &str,
+        options: &ImageOptions,
+        observe: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Image> {
         normalise(name)?;
         if !dir.is_dir() {
             return Err(Error::invalid("directory", format!("{dir:?} is not a directory")));
@@ -138,7 +151,10 @@ impl Store {
         let (_guard, archive) = self.scratch_archive(|out| {
             let mut builder = tar::Builder::new(out);
             builder.follow_symlinks(false);
-            builder.append_dir_all(".", dir).and_then(|()| builder.finish()).map_err(Error::io("archive", dir))
+            builder
+                .append_dir_all(".", dir)
+                .and_then(|()| builder.finish())
+                .map_err(Error::io("archive", dir))
         })?;
         self.import(archive, name, options, observe)
     }
@@ -148,7 +164,12 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::NotFound`] for a program or library that is missing, else as [`import`](Store::import).
-    pub fn import_host_programs(&self, host: &HostImage, name: &str, observe: &mut dyn FnMut(Progress) -> bool) -> Result<Image> {
+    pub fn import_host_programs(
+        &self,
+        host: &HostImage,
+        name: &str,
+        observe: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Image> {
         normalise(name)?;
         let collected = host.collect(observe)?;
         let (_guard, archive) = self.scratch_archive(|out| collected.write(out))?;
@@ -197,7 +218,8 @@ impl Store {
         match std::fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text).map_err(json("index")),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                let builder = ImageIndexBuilder::default().schema_version(2u32).media_type(MediaType::ImageIndex);
+                let builder =
+                    ImageIndexBuilder::default().schema_version(2u32).media_type(MediaType::ImageIndex);
                 builder.manifests(Vec::<Descriptor>::new()).build().map_err(oci("index"))
             }
             Err(e) => Err(Error::io("read", path)(e)),
@@ -230,7 +252,9 @@ impl Store {
     pub fn images(&self) -> Result<Vec<ImageInfo>> {
         let mut all = Vec::new();
         for d in self.index()?.manifests() {
-            let (Some(name), Ok(digest)) = (name_of(d), d.digest().to_string().parse::<Digest>()) else { continue };
+            let (Some(name), Ok(digest)) = (name_of(d), d.digest().to_string().parse::<Digest>()) else {
+                continue;
+            };
             let manifest: ImageManifest =
                 serde_json::from_slice(&self.read_document(&digest)?).map_err(json("manifest"))?;
             let size = manifest.layers().iter().map(Descriptor::size).sum();
@@ -251,7 +275,8 @@ impl Store {
             Err(_) => {
                 let wanted = normalise(name)?;
                 let index = self.index()?;
-                let d = index.manifests().iter().find(|d| name_of(d) == Some(&wanted)).ok_or_else(not_found)?;
+                let d =
+                    index.manifests().iter().find(|d| name_of(d) == Some(&wanted)).ok_or_else(not_found)?;
                 (d.digest().to_string().parse()?, Some(wanted))
             }
         };
@@ -372,7 +397,9 @@ mod tests {
 
     #[test]
     fn names() {
-        for (given, want) in [("tools", "tools:latest"), ("a/b:1", "a/b:1"), ("host:5000/x", "host:5000/x:latest")] {
+        for (given, want) in
+            [("tools", "tools:latest"), ("a/b:1", "a/b:1"), ("host:5000/x", "host:5000/x:latest")]
+        {
             assert_eq!(normalise(given).ok().as_deref(), Some(want));
         }
         for bad in ["", "al pine", "A", "a:", "a//b", "/a", "a:.x", "a:b c", "../x:\u{0}"] {

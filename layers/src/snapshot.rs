@@ -29,7 +29,8 @@ impl Store {
         let base = self.path().join("snapshots").join(id);
         let dir = self.dir("snapshots")?;
         let make = |name: &str, mode: u32| {
-            rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(mode)).map_err(Error::io("make", base.join(name)))
+            rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(mode))
+                .map_err(Error::io("make", base.join(name)))
         };
         make(id, 0o700)?;
         let build = || -> Result<()> {
@@ -46,7 +47,8 @@ impl Store {
                 rustix::fs::chown(&snapshot.upper, uid, gid).map_err(Error::io("set the owner of", &base))?;
             }
             // Whatever the umask: the upper directory's mode is the container's "/".
-            rustix::fs::chmod(&snapshot.upper, Mode::from_raw_mode(0o755)).map_err(Error::io("set the mode of", &base))
+            rustix::fs::chmod(&snapshot.upper, Mode::from_raw_mode(0o755))
+                .map_err(Error::io("set the mode of", &base))
         };
         match build() {
             Ok(()) => Ok(snapshot),

@@ -96,7 +96,8 @@ impl Store {
         let path = std::path::absolute(path.as_ref()).map_err(Error::io("resolve", path.as_ref()))?;
         make_root(&path)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = rustix::fs::open(&path, flags, Mode::empty()).map_err(Error::io("open the store", &path))?;
+        let dir =
+            rustix::fs::open(&path, flags, Mode::empty()).map_err(Error::io("open the store", &path))?;
         let owners = rustix::process::geteuid().is_root() && may_chown();
         let store = Store(Arc::new(Inner { path, dir, durability, owners }));
         store.check_format()?;
@@ -132,7 +133,8 @@ impl Store {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return self.write_format(),
             Err(e) => return Err(Error::io("read", path)(e)),
         };
-        let format: Format = serde_json::from_slice(&text).map_err(|source| Error::Json { what: "format", source })?;
+        let format: Format =
+            serde_json::from_slice(&text).map_err(|source| Error::Json { what: "format", source })?;
         let unknown = format.incompatible.iter().chain(&format.read_only_compatible).next();
         if format.version != VERSION || unknown.is_some() {
             let feature = unknown.map(|f| format!(" with feature {f:?}")).unwrap_or_default();
@@ -143,7 +145,12 @@ impl Store {
     }
 
     fn write_format(&self) -> Result<()> {
-        let format = Format { version: VERSION, compatible: vec![], read_only_compatible: vec![], incompatible: vec![] };
+        let format = Format {
+            version: VERSION,
+            compatible: vec![],
+            read_only_compatible: vec![],
+            incompatible: vec![],
+        };
         let text = serde_json::to_vec(&format).map_err(|source| Error::Json { what: "format", source })?;
         let dir = self.0.dir.as_fd();
         fsx::replace(dir, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#, true)
@@ -161,7 +168,9 @@ impl Store {
         for name in TOP_DIRECTORIES {
             let path = top.join(name);
             match std::fs::create_dir(&path) {
-                Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(Error::io("make", path)(e)),
+                Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(Error::io("make", path)(e));
+                }
                 _ => set_mode(&path, 0o755)?,
             }
         }
@@ -224,7 +233,8 @@ impl Store {
 
     pub(crate) fn replace_file(&self, name: &str, content: &[u8]) -> Result<()> {
         let sync = self.0.durability == Durability::Full;
-        fsx::replace(self.0.dir.as_fd(), name, content, sync).map_err(Error::io("write", self.path().join(name)))
+        fsx::replace(self.0.dir.as_fd(), name, content, sync)
+            .map_err(Error::io("write", self.path().join(name)))
     }
 
     /// The path of a blob.
@@ -337,11 +347,13 @@ fn make_private(path: &Path) -> Result<()> {
 
 fn set_mode(path: &Path, mode: u32) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(Error::io("set the mode of", path))
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        .map_err(Error::io("set the mode of", path))
 }
 
 fn may_chown() -> bool {
     // Root of a user namespace with a single id may not give files away.
-    std::fs::read_to_string("/proc/self/uid_map")
-        .is_ok_and(|map| map.split_whitespace().nth(2).and_then(|n| n.parse::<u64>().ok()).is_some_and(|n| n >= 65_536))
+    std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
+        map.split_whitespace().nth(2).and_then(|n| n.parse::<u64>().ok()).is_some_and(|n| n >= 65_536)
+    })
 }

@@ -10,7 +10,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let kinds = args.next().unwrap_or_else(|| "user,pid,mnt,uts,ipc,net,cgroup".to_owned());
     let mut command: Vec<String> = args.collect();
     if command.is_empty() {
-        command = ["/bin/sh", "-c", "id; hostname; echo pid $$; cat /proc/self/uid_map"].map(String::from).to_vec();
+        command =
+            ["/bin/sh", "-c", "id; hostname; echo pid $$; cat /proc/self/uid_map"].map(String::from).to_vec();
     }
     let mut set = Namespaces::NONE;
     for kind in kinds.split(',') {

@@ -80,7 +80,10 @@ impl IdMap {
     /// The host id of a container id.
     #[must_use]
     pub fn host(&self, id: u32) -> Option<u32> {
-        self.0.iter().find(|r| id >= r.container && id - r.container < r.count).map(|r| r.host + (id - r.container))
+        self.0
+            .iter()
+            .find(|r| id >= r.container && id - r.container < r.count)
+            .map(|r| r.host + (id - r.container))
     }
 
     /// The container id of a host id.

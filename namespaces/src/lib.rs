@@ -11,7 +11,12 @@ mod program;
 mod sandbox;
 pub mod seccomp;
 mod spawn;
-#[allow(missing_docs, dead_code, unreachable_pub, reason = "shared with the helper, where each side uses its part")]
+#[allow(
+    missing_docs,
+    dead_code,
+    unreachable_pub,
+    reason = "shared with the helper, where each side uses its part"
+)]
 #[path = "../helper/wire.rs"]
 mod wire;
 

@@ -177,6 +177,13 @@ impl Mount {
     /// The mounts of a container in the order they are made.
     #[must_use]
     pub fn standard() -> Vec<Mount> {
-        vec![Mount::proc(), Mount::dev(), Mount::devpts(), Mount::shm(64 << 20), Mount::mqueue(), Mount::sysfs()]
+        vec![
+            Mount::proc(),
+            Mount::dev(),
+            Mount::devpts(),
+            Mount::shm(64 << 20),
+            Mount::mqueue(),
+            Mount::sysfs(),
+        ]
     }
 }

@@ -32,19 +32,49 @@ pub enum Profile {
 
 /// Masked in all profiles that show `/proc` and `/sys` (Docker's list).
 const MASKED_DOCKER: &[&str] = &[
-    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-    "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
     "/sys/devices/virtual/powercap",
 ];
 
 /// Masked besides: kernel addresses, physical memory, side channels and kernel interfaces.
 const MASKED_MORE: &[&str] = &[
-    "/proc/kallsyms", "/proc/kmsg", "/proc/config.gz", "/proc/slabinfo", "/proc/vmallocinfo",
-    "/proc/pagetypeinfo", "/proc/iomem", "/proc/ioports", "/proc/kpagecount", "/proc/kpageflags",
-    "/proc/kpagecgroup", "/proc/key-users", "/proc/mtrr", "/proc/driver", "/proc/schedstat", "/proc/modules",
-    "/sys/kernel/debug", "/sys/kernel/tracing", "/sys/kernel/security", "/sys/kernel/vmcoreinfo",
-    "/sys/kernel/notes", "/sys/kernel/boot_params", "/sys/kernel/slab", "/sys/fs/bpf", "/sys/fs/pstore",
-    "/sys/power", "/sys/module",
+    "/proc/kallsyms",
+    "/proc/kmsg",
+    "/proc/config.gz",
+    "/proc/slabinfo",
+    "/proc/vmallocinfo",
+    "/proc/pagetypeinfo",
+    "/proc/iomem",
+    "/proc/ioports",
+    "/proc/kpagecount",
+    "/proc/kpageflags",
+    "/proc/kpagecgroup",
+    "/proc/key-users",
+    "/proc/mtrr",
+    "/proc/driver",
+    "/proc/schedstat",
+    "/proc/modules",
+    "/sys/kernel/debug",
+    "/sys/kernel/tracing",
+    "/sys/kernel/security",
+    "/sys/kernel/vmcoreinfo",
+    "/sys/kernel/notes",
+    "/sys/kernel/boot_params",
+    "/sys/kernel/slab",
+    "/sys/fs/bpf",
+    "/sys/fs/pstore",
+    "/sys/power",
+    "/sys/module",
 ];
 
 const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];

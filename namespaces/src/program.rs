@@ -100,7 +100,14 @@ pub(crate) struct Compiler {
 const DATA_START: usize = size_of::<Header>().next_multiple_of(8);
 
 impl Compiler {
-    pub(crate) fn step(&mut self, code: u32, flags: u32, [a, b, c]: [u64; 3], step: &'static str, subject: impl Into<Subject>) {
+    pub(crate) fn step(
+        &mut self,
+        code: u32,
+        flags: u32,
+        [a, b, c]: [u64; 3],
+        step: &'static str,
+        subject: impl Into<Subject>,
+    ) {
         self.ops.push(Op { code, flags, a, b, c });
         self.contexts.push(Context { step, subject: subject.into() });
     }
@@ -233,7 +240,9 @@ fn users(plan: &Sandbox, privilege: Privilege) -> Result<Users> {
     };
     let single = maps.0 == IdMap::single(uid) && maps.1 == IdMap::single(gid);
     let mapped = |map: &IdMap, id: u32, what| {
-        map.host(id).ok_or_else(|| Error::invalid(what, format!("id {id} is not in the container's id map {:?}", map.ranges())))
+        map.host(id).ok_or_else(|| {
+            Error::invalid(what, format!("id {id} is not in the container's id map {:?}", map.ranges()))
+        })
     };
     let mut users = Users {
         own: None,
@@ -473,7 +482,8 @@ fn attributes(c: &mut Compiler, plan: &Sandbox) -> Result<()> {
         c.step(op::PTY, 1, [size, u64::from(owner.0), u64::from(gid)], "open", "the terminal");
     }
     if let Some(value) = plan.oom_score_adj {
-        let proc = c.proc.ok_or_else(|| Error::invalid("oom_score_adj", "setting it needs the proc mount"))?;
+        let proc =
+            c.proc.ok_or_else(|| Error::invalid("oom_score_adj", "setting it needs the proc mount"))?;
         let text = c.text(value.to_string());
         c.step(op::OOM_SCORE, 0, [proc, text, 0], "set", "oom_score_adj");
     }
@@ -570,7 +580,11 @@ fn execute(c: &mut Compiler, plan: &Sandbox) {
     let candidates = if program.as_bytes().contains(&b'/') {
         c.strings([program])
     } else {
-        let path = plan.env.iter().find(|(k, _)| k == "PATH").map_or(OsStr::new(DEFAULT_PATH), |(_, v)| v.as_os_str());
+        let path = plan
+            .env
+            .iter()
+            .find(|(k, _)| k == "PATH")
+            .map_or(OsStr::new(DEFAULT_PATH), |(_, v)| v.as_os_str());
         let joined: Vec<CString> = path
             .as_bytes()
             .split(|b| *b == b':')

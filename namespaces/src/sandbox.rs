@@ -458,7 +458,10 @@ impl Sandbox {
             return bad("oom_score_adj", "it must be between -1000 and 1000".into());
         }
         if let Some(l) = self.rlimits.iter().find(|l| l.soft > l.hard) {
-            return bad("rlimit", format!("{:?}: the soft limit {} passes the hard limit {}", l.resource, l.soft, l.hard));
+            return bad(
+                "rlimit",
+                format!("{:?}: the soft limit {} passes the hard limit {}", l.resource, l.soft, l.hard),
+            );
         }
         if self.user.uid == u32::MAX || self.user.gid == u32::MAX {
             return bad("user", "4294967295 means \"unchanged\" to the kernel and is no id".into());
@@ -471,7 +474,10 @@ impl Sandbox {
             let Some(name) = name else { continue };
             let ok = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'.' || c == b'_';
             if name.is_empty() || name.len() > 64 || !name.bytes().all(ok) {
-                return Err(Error::invalid(what, format!("{name:?} is not 1 to 64 of a-z, A-Z, 0-9, '-', '_' and '.'")));
+                return Err(Error::invalid(
+                    what,
+                    format!("{name:?} is not 1 to 64 of a-z, A-Z, 0-9, '-', '_' and '.'"),
+                ));
             }
             if !self.namespaces.contains(Namespaces::UTS) {
                 return Err(Error::invalid(what, "setting it needs a UTS namespace"));
@@ -487,8 +493,14 @@ impl Sandbox {
                     && (key.starts_with("fs.mqueue.")
                         || matches!(
                             key.as_str(),
-                            "kernel.msgmax" | "kernel.msgmnb" | "kernel.msgmni" | "kernel.sem" | "kernel.shmall"
-                                | "kernel.shmmax" | "kernel.shmmni" | "kernel.shm_rmid_forced"
+                            "kernel.msgmax"
+                                | "kernel.msgmnb"
+                                | "kernel.msgmni"
+                                | "kernel.sem"
+                                | "kernel.shmall"
+                                | "kernel.shmmax"
+                                | "kernel.shmmni"
+                                | "kernel.shm_rmid_forced"
                         )));
             if !namespaced {
                 return Err(Error::invalid(
@@ -511,7 +523,10 @@ impl Sandbox {
             return Err(Error::invalid("root or mounts", "they need a mount namespace"));
         }
         if self.root == Root::Host && (self.read_only_root || self.root_attributes != 0) {
-            return Err(Error::invalid("root", "the host's own root can be neither read-only nor restricted"));
+            return Err(Error::invalid(
+                "root",
+                "the host's own root can be neither read-only nor restricted",
+            ));
         }
         if self.monitor.exit_record && self.monitor.state_dir.is_none() {
             return Err(Error::invalid("exit record", "it needs a state directory"));
@@ -527,7 +542,10 @@ impl Sandbox {
         if let Root::Overlay(o) = &self.root
             && !(1..=500).contains(&o.layers.len())
         {
-            return Err(Error::invalid("root", format!("{} layers; the kernel takes 1 to 500", o.layers.len())));
+            return Err(Error::invalid(
+                "root",
+                format!("{} layers; the kernel takes 1 to 500", o.layers.len()),
+            ));
         }
         if let Some(f) = self.files.iter().find(|f| f.content.len() > 65_536) {
             return Err(Error::invalid("file", format!("{:?} is larger than 64 KiB", f.target)));

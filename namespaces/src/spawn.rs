@@ -250,7 +250,9 @@ impl Sandbox {
         };
         drop(span);
         match started {
-            Ok((pid, pidfd, started_ns)) => Ok(Child { control, pid, pidfd, monitor, exit: None, started_ns }),
+            Ok((pid, pidfd, started_ns)) => {
+                Ok(Child { control, pid, pidfd, monitor, exit: None, started_ns })
+            }
             Err(e) => {
                 drop(control);
                 reap(monitor.as_ref());
@@ -309,7 +311,8 @@ fn send_plan(control: &OwnedFd, program: &Program) -> Result<()> {
     let plan = rustix::fs::memfd_create("boxship-plan", MemfdFlags::CLOEXEC)
         .map_err(Error::io("create the plan's memfd"))?;
     write_all(&plan, &program.bytes)?;
-    let all: Vec<BorrowedFd<'_>> = std::iter::once(plan.as_fd()).chain(program.fds.iter().map(AsFd::as_fd)).collect();
+    let all: Vec<BorrowedFd<'_>> =
+        std::iter::once(plan.as_fd()).chain(program.fds.iter().map(AsFd::as_fd)).collect();
     for (i, fds) in all.chunks(wire::FDS_PER_MESSAGE).enumerate() {
         let kind = if i == 0 { request::PLAN } else { request::FDS };
         send(control.as_fd(), &message(kind, program.fds.len() as u64, 0), &[], fds)
@@ -420,8 +423,12 @@ const ENOSPC: i32 = 28;
 fn execute_failure(program: String, errno: i32, detail: u32, source: io::Error) -> Error {
     match (errno, detail) {
         (ENOENT, 0) | (20, _) => Error::ProgramNotFound { program, source },
-        (ENOENT, _) => Error::NotExecutable { program, reason: "its interpreter or loader is missing", source },
-        (EACCES, _) => Error::NotExecutable { program, reason: "not marked executable, or a directory", source },
+        (ENOENT, _) => {
+            Error::NotExecutable { program, reason: "its interpreter or loader is missing", source }
+        }
+        (EACCES, _) => {
+            Error::NotExecutable { program, reason: "not marked executable, or a directory", source }
+        }
         (8, _) => Error::NotExecutable { program, reason: "not a program of this architecture", source },
         _ => Error::NotExecutable { program, reason: "the kernel refused it", source },
     }
@@ -504,7 +511,12 @@ fn send(socket: BorrowedFd<'_>, m: &Message, tail: &[u8], fds: &[BorrowedFd<'_>]
     }
     let head = encode(m);
     loop {
-        match rustix::net::sendmsg(socket, &[IoSlice::new(&head), IoSlice::new(tail)], &mut control, SendFlags::NOSIGNAL) {
+        match rustix::net::sendmsg(
+            socket,
+            &[IoSlice::new(&head), IoSlice::new(tail)],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        ) {
             Err(Errno::INTR) => {}
             other => return other.map(drop),
         }
@@ -703,7 +715,8 @@ impl Attachment {
         if data.len() > 4096 {
             return Err(Error::invalid("input", "at most 4096 bytes at a time"));
         }
-        send(self.0.as_fd(), &message(request::INPUT, 0, 0), data, &[]).map_err(Error::io("talk to the monitor"))
+        send(self.0.as_fd(), &message(request::INPUT, 0, 0), data, &[])
+            .map_err(Error::io("talk to the monitor"))
     }
 
     /// Closes the container's stdin.
@@ -721,7 +734,8 @@ impl Attachment {
     /// [`Error::Io`] when the monitor is gone.
     pub fn resize(&self, rows: u16, columns: u16) -> Result<()> {
         let size = u64::from(rows) << 16 | u64::from(columns);
-        send(self.0.as_fd(), &message(request::RESIZE, size, 0), &[], &[]).map_err(Error::io("talk to the monitor"))
+        send(self.0.as_fd(), &message(request::RESIZE, size, 0), &[], &[])
+            .map_err(Error::io("talk to the monitor"))
     }
 }
 

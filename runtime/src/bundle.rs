@@ -11,7 +11,12 @@ use crate::launch;
 use crate::user::Identity;
 
 /// The specification of a container that runs as `who`.
-pub(crate) fn spec(config: &Config, who: &Identity, id_base: Option<u32>, privilege: Privilege) -> Result<Spec> {
+pub(crate) fn spec(
+    config: &Config,
+    who: &Identity,
+    id_base: Option<u32>,
+    privilege: Privilege,
+) -> Result<Spec> {
     let caps: Vec<String> = launch::capabilities(config).iter().map(|c| c.to_string()).collect();
     let mut namespaces = vec!["pid", "mount", "ipc", "uts", "cgroup"];
     if config.network == Network::None {

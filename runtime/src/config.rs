@@ -199,7 +199,10 @@ impl Config {
     /// # Errors
     /// [`Error::Invalid`] for an image whose configuration is unusable: an environment entry without
     /// `=`, absurdly long lists, a relative working directory.
-    pub fn from_image<I: IntoIterator<Item = S>, S: Into<String>>(image: &Image, command: I) -> Result<Config> {
+    pub fn from_image<I: IntoIterator<Item = S>, S: Into<String>>(
+        image: &Image,
+        command: I,
+    ) -> Result<Config> {
         let mut config = Config {
             image: Some(image.name().map_or_else(|| image.digest().to_string(), str::to_owned)),
             layers: image.layers().to_vec(),
@@ -215,7 +218,12 @@ impl Config {
     ///
     /// # Errors
     /// As [`from_image`](Config::from_image).
-    pub fn apply_image(&mut self, image: &Image, entrypoint: Option<Vec<String>>, command: Vec<String>) -> Result<()> {
+    pub fn apply_image(
+        &mut self,
+        image: &Image,
+        entrypoint: Option<Vec<String>>,
+        command: Vec<String>,
+    ) -> Result<()> {
         let bad = |what| move |reason: String| Error::Invalid { what, reason };
         let empty = oci_spec::image::Config::default();
         let c = image.config().unwrap_or(&empty);
@@ -270,7 +278,10 @@ impl Config {
             let ok = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
             let first = name.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
             if !first || name.len() > 128 || !name.chars().all(ok) {
-                return bad("container name", format!("{name:?} is not 1 to 128 letters, digits, '_', '.' and '-'"));
+                return bad(
+                    "container name",
+                    format!("{name:?} is not 1 to 128 letters, digits, '_', '.' and '-'"),
+                );
             }
         }
         if !self.workdir.is_absolute() {
@@ -300,13 +311,16 @@ impl Config {
         if !source.is_absolute() {
             return Err(Error::invalid("mount source", format!("{source:?} is not an absolute path")));
         }
-        let real = std::fs::canonicalize(source).map_err(|e| {
-            Error::Io { operation: "use as a mount source", path: source.clone(), source: e }
+        let real = std::fs::canonicalize(source).map_err(|e| Error::Io {
+            operation: "use as a mount source",
+            path: source.clone(),
+            source: e,
         })?;
         let given_away = ["/", "/proc", "/sys", "/dev"].iter().any(|p| real == Path::new(p))
             || ["/proc/", "/sys/"].iter().any(|p| real.starts_with(p));
         if given_away && !bind.dangerous {
-            let reason = format!("{source:?} would give the container the host; mark it as dangerous to insist");
+            let reason =
+                format!("{source:?} would give the container the host; mark it as dangerous to insist");
             return Err(Error::invalid("mount source", reason));
         }
         Ok(())
@@ -329,7 +343,10 @@ mod tests {
 
     #[test]
     fn signals_by_name_and_number() {
-        assert_eq!(["15", "TERM", "SIGQUIT", "31"].map(parse_signal), [Some(15), Some(15), Some(3), Some(31)]);
+        assert_eq!(
+            ["15", "TERM", "SIGQUIT", "31"].map(parse_signal),
+            [Some(15), Some(15), Some(3), Some(31)]
+        );
         assert_eq!(["", "0", "32", "-1", "NOPE"].map(parse_signal), [None; 5]);
     }
 }

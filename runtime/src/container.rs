@@ -234,7 +234,8 @@ impl Runtime {
     fn record_locked(&self, config: Config, ephemeral: bool, dir: &OwnedFd) -> Result<Container> {
         let id = config.id.as_str();
         let lock = open_lock(dir, id).map_err(Error::io("lock", self.path(id)))?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(Error::io("lock", self.path(id)))?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
+            .map_err(Error::io("lock", self.path(id)))?;
         if let Some(name) = &config.name {
             self.claim_name(name, id)?;
         }
@@ -266,7 +267,8 @@ impl Runtime {
         match rustix::fs::symlinkat(id, &names, name) {
             Ok(()) => Ok(()),
             Err(Errno::EXIST) => {
-                let link = std::fs::read_link(self.store().path().join("names").join(name)).unwrap_or_default();
+                let link =
+                    std::fs::read_link(self.store().path().join("names").join(name)).unwrap_or_default();
                 let by = link.to_string_lossy().chars().take(12).collect();
                 Err(Error::NameTaken { name: name.to_owned(), by })
             }
@@ -289,7 +291,9 @@ impl Runtime {
         let mut fitting: Vec<String> = self.ids()?.into_iter().filter(|id| id.starts_with(name)).collect();
         match (fitting.pop(), fitting.is_empty()) {
             (Some(id), true) => self.load(&id).map_err(|_| not_found()),
-            (Some(_), false) => Err(Error::invalid("container id", format!("{name:?} is the start of several ids"))),
+            (Some(_), false) => {
+                Err(Error::invalid("container id", format!("{name:?} is the start of several ids")))
+            }
             (None, _) => Err(not_found()),
         }
     }
@@ -319,7 +323,8 @@ impl Runtime {
             false => Error::io("understand", &path)(std::io::Error::from(e)),
         })?;
         let Record { config, ephemeral, id_slot, created_ns } = record;
-        let inner = ContainerInner { config, ephemeral, id_slot, created_ns, creation_lock: Mutex::new(None) };
+        let inner =
+            ContainerInner { config, ephemeral, id_slot, created_ns, creation_lock: Mutex::new(None) };
         Ok(Container { runtime: self.clone(), inner: Arc::new(inner) })
     }
 
@@ -452,7 +457,9 @@ impl Container {
         for _ in 0..50 {
             match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Some(fd)),
-                Err(Errno::WOULDBLOCK) if !self.is_locked()? => std::thread::sleep(Duration::from_micros(200)),
+                Err(Errno::WOULDBLOCK) if !self.is_locked()? => {
+                    std::thread::sleep(Duration::from_micros(200))
+                }
                 Err(Errno::WOULDBLOCK) => return Ok(None),
                 Err(e) => return Err(Error::io("lock", self.path())(e)),
             }
@@ -505,7 +512,8 @@ impl Container {
             let pid = (live.pid != 0).then_some(live.pid);
             return Ok(State { status, pid, started_ns: live.started_ns, exit: None });
         }
-        let exit = std::fs::read_to_string(self.path().join("exit")).ok().and_then(|t| ExitStatus::parse(&t).ok());
+        let exit =
+            std::fs::read_to_string(self.path().join("exit")).ok().and_then(|t| ExitStatus::parse(&t).ok());
         let status = if self.was_started() || exit.is_some() { Status::Stopped } else { Status::Created };
         Ok(State { status, pid: None, started_ns: exit.map(|e| e.started_ns()), exit })
     }
@@ -577,7 +585,9 @@ impl Container {
             Ok(fd)
         };
         connect().map(Attachment::new).map_err(|e| match self.state() {
-            Ok(s) if !matches!(s.status, Status::Running | Status::Paused) => self.refuse(Operation::Kill, s.status),
+            Ok(s) if !matches!(s.status, Status::Running | Status::Paused) => {
+                self.refuse(Operation::Kill, s.status)
+            }
             _ => Error::io("attach to", self.path())(e),
         })
     }

@@ -79,7 +79,10 @@ impl Error {
         Error::Invalid { what, reason: reason.into() }
     }
 
-    pub(crate) fn io<E: Into<io::Error>>(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(E) -> Error {
+    pub(crate) fn io<E: Into<io::Error>>(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(E) -> Error {
         move |e| Error::Io { operation, path: path.into(), source: e.into() }
     }
 }

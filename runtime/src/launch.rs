@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use boxship_cgroups::{Group, Hierarchies, Parent};
 use boxship_namespaces::{
-    CapSet, Capabilities, Cgroups, Child, Device, Event, ExitStatus, Helper, IdMap, MonitorOptions, Mount, Namespaces,
-    Overlay, Privilege, Profile, Resource, Rlimit, Root, Sandbox, Stdio, User,
+    CapSet, Capabilities, Cgroups, Child, Device, Event, ExitStatus, Helper, IdMap, MonitorOptions, Mount,
+    Namespaces, Overlay, Privilege, Profile, Resource, Rlimit, Root, Sandbox, Stdio, User,
 };
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
@@ -19,7 +19,14 @@ use crate::{bundle, ids};
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Devices that a container may use: its own nodes, terminals, and nothing of the host.
 const DEVICE_RULES: [&str; 8] = [
-    "c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm", "c 5:0 rwm", "c 5:2 rwm", "c 136:* rwm",
+    "c 1:3 rwm",
+    "c 1:5 rwm",
+    "c 1:7 rwm",
+    "c 1:8 rwm",
+    "c 1:9 rwm",
+    "c 5:0 rwm",
+    "c 5:2 rwm",
+    "c 136:* rwm",
 ];
 
 /// Where the streams of a container lead.
@@ -84,7 +91,11 @@ impl Running {
     /// [`Error::Io`] when it cannot be duplicated.
     pub fn pidfd(&self) -> Result<OwnedFd> {
         let fd = self.child.pidfd().try_clone_to_owned();
-        fd.map_err(|source| Error::Io { operation: "duplicate the process of", path: self.container.path(), source })
+        fd.map_err(|source| Error::Io {
+            operation: "duplicate the process of",
+            path: self.container.path(),
+            source,
+        })
     }
 
     /// Sends a signal.
@@ -207,7 +218,9 @@ impl Runtime {
     }
 }
 
-fn join(helper: std::thread::ScopedJoinHandle<'_, boxship_namespaces::Result<Helper>>) -> boxship_namespaces::Result<Helper> {
+fn join(
+    helper: std::thread::ScopedJoinHandle<'_, boxship_namespaces::Result<Helper>>,
+) -> boxship_namespaces::Result<Helper> {
     match helper.join() {
         Ok(helper) => helper,
         Err(panic) => std::panic::resume_unwind(panic),
@@ -314,7 +327,8 @@ fn cgroup(container: &Container, privilege: Privilege) -> Result<Option<Group>> 
         if limits.is_empty() {
             return Ok(None);
         }
-        let reason = "this user may not make cgroups; run as root, or have systemd delegate cgroup v2 controllers";
+        let reason =
+            "this user may not make cgroups; run as root, or have systemd delegate cgroup v2 controllers";
         return Err(Error::Unsupported { control: "resource limits (memory, cpu, pids, cpuset)", reason });
     };
     limits.pids = limits.pids.or(config.profile.pids_limit());
@@ -385,7 +399,13 @@ fn image_file(container: &Container, name: &str) -> Result<String> {
 }
 
 impl Plan<'_> {
-    fn sandbox(&self, streams: Streams, lock: Option<OwnedFd>, detached: bool, group: Option<&Group>) -> Result<Sandbox> {
+    fn sandbox(
+        &self,
+        streams: Streams,
+        lock: Option<OwnedFd>,
+        detached: bool,
+        group: Option<&Group>,
+    ) -> Result<Sandbox> {
         let config = self.config;
         let mut namespaces = Namespaces::CONTAINER;
         if config.network == Network::Host {
@@ -458,7 +478,8 @@ impl Plan<'_> {
         match &self.config.rootfs {
             Some(path) => Root::Directory(path.clone()),
             None => {
-                let snapshot = self.container.runtime().store().snapshot(&self.config.id, &self.config.layers);
+                let snapshot =
+                    self.container.runtime().store().snapshot(&self.config.id, &self.config.layers);
                 Root::Overlay(Overlay {
                     layers: snapshot.layers,
                     upper: snapshot.upper,
@@ -497,7 +518,8 @@ impl Plan<'_> {
     fn environment(&self, mut s: Sandbox) -> Sandbox {
         let config = self.config;
         let home = self.who.home.clone().unwrap_or_else(|| "/".to_owned());
-        let mut defaults = vec![("PATH", DEFAULT_PATH.to_owned()), ("HOSTNAME", hostname(config)), ("HOME", home)];
+        let mut defaults =
+            vec![("PATH", DEFAULT_PATH.to_owned()), ("HOSTNAME", hostname(config)), ("HOME", home)];
         if config.terminal.is_some() {
             defaults.push(("TERM", "xterm".to_owned()));
         }
@@ -530,7 +552,9 @@ impl Plan<'_> {
     fn rlimits(&self, mut s: Sandbox) -> Result<Sandbox> {
         let asked = |name: &str| self.config.ulimits.iter().any(|l| l.name == name);
         if self.config.profile != Profile::Compat {
-            for (name, soft, hard) in [("core", 0, 0), ("nofile", 1024, 65_536)].iter().filter(|(n, ..)| !asked(n)) {
+            for (name, soft, hard) in
+                [("core", 0, 0), ("nofile", 1024, 65_536)].iter().filter(|(n, ..)| !asked(n))
+            {
                 let resource = resource(name)?;
                 let limit = nix_limit(resource)?;
                 let hard = limit.min(*hard);
@@ -557,7 +581,11 @@ impl Plan<'_> {
             Network::Host => std::fs::read("/etc/resolv.conf").unwrap_or_default(),
             Network::None => Vec::new(),
         };
-        vec![("/etc/hosts", hosts.into()), ("/etc/hostname", format!("{name}\n").into()), ("/etc/resolv.conf", resolv)]
+        vec![
+            ("/etc/hosts", hosts.into()),
+            ("/etc/hostname", format!("{name}\n").into()),
+            ("/etc/resolv.conf", resolv),
+        ]
     }
 }
 

@@ -13,7 +13,9 @@ mod user;
 pub use boxship_cgroups::{CpuQuota, Limits, Swap, Usage};
 pub use boxship_layers::{Digest, Image, Store};
 pub use boxship_namespaces::{Attachment, Capability, Event, ExitStatus, Output, Privilege, Profile};
-pub use config::{BindMount, Config, DeviceNode, LogOptions, MountKind, MountPoint, Network, Ulimit, parse_signal};
+pub use config::{
+    BindMount, Config, DeviceNode, LogOptions, MountKind, MountPoint, Network, Ulimit, parse_signal,
+};
 pub use container::{Container, Runtime};
 pub use error::{Error, Result};
 pub use launch::{Running, Streams};

@@ -84,7 +84,9 @@ impl LogReader {
                 return Ok(None);
             }
             let Some(reader) = &mut self.current else { return Ok(None) };
-            let n = reader.read_until(b'\n', &mut self.pending).map_err(Error::io("read the log in", &self.dir))?;
+            let n = reader
+                .read_until(b'\n', &mut self.pending)
+                .map_err(Error::io("read the log in", &self.dir))?;
             if self.pending.last() == Some(&b'\n') {
                 self.pending.pop();
                 let line = LogLine::parse(&self.pending);
@@ -106,7 +108,8 @@ impl LogReader {
         }
         let Some(reader) = &self.current else { return Ok(false) };
         let identity = |m: std::fs::Metadata| (m.dev(), m.ino());
-        let ours = reader.get_ref().metadata().map(identity).map_err(Error::io("read the log in", &self.dir))?;
+        let ours =
+            reader.get_ref().metadata().map(identity).map_err(Error::io("read the log in", &self.dir))?;
         match std::fs::metadata(self.dir.join("log")).map(identity) {
             Ok(newest) if newest != ours => {
                 self.older.push(self.dir.join("log"));

@@ -50,7 +50,13 @@ fn is_number(s: &str) -> bool {
 /// Resolves `user[:group]`. A number is a number and never a name (CVE-2016-3697, CVE-2026-46680).
 pub(crate) fn resolve(spec: &str, passwd_text: &str, group_text: &str) -> Result<Identity> {
     let unknown = |what: &str, name: &str| {
-        Error::invalid("user", format!("{what} {name:?} is not in the image's /etc/{}", if what == "user" { "passwd" } else { "group" }))
+        Error::invalid(
+            "user",
+            format!(
+                "{what} {name:?} is not in the image's /etc/{}",
+                if what == "user" { "passwd" } else { "group" }
+            ),
+        )
     };
     let (user, group) = match spec.split_once(':') {
         Some((u, g)) => (u, Some(g)),
@@ -59,17 +65,21 @@ pub(crate) fn resolve(spec: &str, passwd_text: &str, group_text: &str) -> Result
     let entry = match user {
         "" => passwd(passwd_text).find(|p| p.uid == 0),
         _ if is_number(user) => {
-            let uid = id(user).ok_or_else(|| Error::invalid("user", format!("{user} is beyond 4294967294")))?;
+            let uid =
+                id(user).ok_or_else(|| Error::invalid("user", format!("{user} is beyond 4294967294")))?;
             let found = passwd(passwd_text).find(|p| p.uid == uid);
             Some(found.unwrap_or(Passwd { name: "", uid, gid: 0, home: "/" }))
         }
         _ => Some(passwd(passwd_text).find(|p| p.name == user).ok_or_else(|| unknown("user", user))?),
     };
-    let (name, uid, own_gid, home) = entry.map_or(("root", 0, 0, None), |p| (p.name, p.uid, p.gid, Some(p.home.to_owned())));
+    let (name, uid, own_gid, home) =
+        entry.map_or(("root", 0, 0, None), |p| (p.name, p.uid, p.gid, Some(p.home.to_owned())));
     let gid = match group {
         None => own_gid,
         Some("") => return Err(Error::invalid("user", format!("{spec:?} has an empty group"))),
-        Some(g) if is_number(g) => id(g).ok_or_else(|| Error::invalid("user", format!("{g} is beyond 4294967294")))?,
+        Some(g) if is_number(g) => {
+            id(g).ok_or_else(|| Error::invalid("user", format!("{g} is beyond 4294967294")))?
+        }
         Some(g) => groups(group_text).find(|(n, ..)| *n == g).ok_or_else(|| unknown("group", g))?.1,
     };
     let mut member: Vec<u32> = match group {
@@ -104,7 +114,20 @@ mod tests {
         assert_eq!(ids("user:0"), Some((1000, 0, vec![])));
         assert_eq!(ids("7:audio"), Some((7, 29, vec![])));
         assert_eq!(ids("4294967294"), Some((u32::MAX - 1, 0, vec![])));
-        for bad in ["nobody", "4294967295", "4294967296", "99999999999", "-1", "+1", " 1", "1 ", "user:", "user:none", "1:-1", "0x0"] {
+        for bad in [
+            "nobody",
+            "4294967295",
+            "4294967296",
+            "99999999999",
+            "-1",
+            "+1",
+            " 1",
+            "1 ",
+            "user:",
+            "user:none",
+            "1:-1",
+            "0x0",
+        ] {
             assert_eq!(ids(bad), None, "{bad:?}");
         }
     }

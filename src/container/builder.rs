@@ -195,7 +195,11 @@ impl ContainerBuilder {
         if !(0.01..=10_000.0).contains(&n) {
             return self.fail(Error::invalid("cpus", format!("{n} is not between 0.01 and 10000")));
         }
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in range by the check above")]
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "in range by the check above"
+        )]
         let quota_us = (n * CPU_PERIOD_US as f64).round() as u64;
         self.config.limits.cpu = Some(CpuQuota { quota_us, period_us: CPU_PERIOD_US });
         self
@@ -364,7 +368,10 @@ impl ContainerBuilder {
             Stdin::Open => return Err(Error::invalid("stdin", "output() has nobody to attach; use run()")),
         };
         if input.is_some() && self.config.terminal.is_some() {
-            return Err(Error::invalid("stdin", "a terminal takes its input from attached processes; use run()"));
+            return Err(Error::invalid(
+                "stdin",
+                "a terminal takes its input from attached processes; use run()",
+            ));
         }
         let timeout = self.timeout;
         let started = blocking::run(move || {

@@ -117,7 +117,8 @@ impl LogsBuilder {
         // Watch first, then read: nothing that is written in between is missed.
         let watch = if self.follow { Some(self.watch()?) } else { None };
         let container = self.container.clone();
-        let (mut reader, process) = blocking::run(move || Ok((container.logs()?, container.exit_fd()?))).await?;
+        let (mut reader, process) =
+            blocking::run(move || Ok((container.logs()?, container.exit_fd()?))).await?;
         let process = process.filter(|_| self.follow).map(blocking::watch).transpose();
         let process = process.map_err(|e| Error::io("watch the container", e))?;
         let mut first = true;
@@ -157,7 +158,9 @@ impl LogsBuilder {
     async fn until_ended(&self) -> Result<()> {
         let container = self.container.clone();
         blocking::run(move || match container.wait() {
-            Ok(_) | Err(boxship_runtime::Error::NotFound { .. } | boxship_runtime::Error::State { .. }) => Ok(()),
+            Ok(_) | Err(boxship_runtime::Error::NotFound { .. } | boxship_runtime::Error::State { .. }) => {
+                Ok(())
+            }
             Err(e) => Err(e.into()),
         })
         .await

@@ -23,7 +23,11 @@ impl Mount {
     #[must_use]
     pub fn bind(source: impl AsRef<Path>, target: impl AsRef<Path>) -> Mount {
         let bind = BindMount { source: source.as_ref().to_owned(), dangerous: false };
-        Mount(MountPoint { target: target.as_ref().to_owned(), kind: MountKind::Bind(bind), read_only: false })
+        Mount(MountPoint {
+            target: target.as_ref().to_owned(),
+            kind: MountKind::Bind(bind),
+            read_only: false,
+        })
     }
 
     /// An empty file system in memory.

@@ -67,9 +67,7 @@ pub(super) fn start(engine: &Engine, config: Config, input: Option<Vec<u8>>) -> 
 async fn read_all(fd: Option<OwnedFd>) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     if let Some(fd) = fd {
-        let read = async {
-            pipe::Receiver::from_owned_fd(fd)?.read_to_end(&mut bytes).await
-        };
+        let read = async { pipe::Receiver::from_owned_fd(fd)?.read_to_end(&mut bytes).await };
         read.await.map_err(|e| Error::io("read the container's output", e))?;
     }
     Ok(bytes)
@@ -119,10 +117,9 @@ impl Started {
             },
         };
         let mut running = running?;
-        let (status, store) = blocking::run(move || {
-            Ok((running.finish()?, running.container().runtime().store().clone()))
-        })
-        .await?;
+        let (status, store) =
+            blocking::run(move || Ok((running.finish()?, running.container().runtime().store().clone())))
+                .await?;
         // Nobody waits for the space; should the program end first, the next open frees it.
         drop(tokio::task::spawn_blocking(move || store.empty_trash()));
         Ok(Output { status, stdout: stdout?, stderr: stderr?, timed_out })

@@ -33,7 +33,10 @@ pub fn tests() -> Vec<Trial> {
 async fn output() {
     let e = engine().await;
     let out = sh(&e, "echo out; echo err >&2; exit 7").output().await.expect("runs");
-    assert_eq!((out.status.code(), &out.stdout[..], &out.stderr[..]), (Some(7), &b"out\n"[..], &b"err\n"[..]));
+    assert_eq!(
+        (out.status.code(), &out.stdout[..], &out.stderr[..]),
+        (Some(7), &b"out\n"[..], &b"err\n"[..])
+    );
     let out = sh(&e, "kill -9 $$; echo no").output().await.expect("runs");
     // Pid 1 of a pid namespace ignores its own signals; a child does not.
     assert_eq!(out.stdout, b"no\n");
@@ -55,7 +58,10 @@ async fn namespaces() {
         let ours = std::fs::read_link(format!("/proc/self/ns/{name}")).expect("ours");
         assert_ne!(ours.to_string_lossy(), link, "{name}");
     }
-    assert_eq!(run(&e, "echo $$; cat /etc/hostname | head -c 12; ls /sys/class/net").await.lines().next(), Some("1"));
+    assert_eq!(
+        run(&e, "echo $$; cat /etc/hostname | head -c 12; ls /sys/class/net").await.lines().next(),
+        Some("1")
+    );
     assert_eq!(run(&e, "ls /sys/class/net").await, "lo\n");
     assert_eq!(text(sh(&e, "cat /etc/hostname").hostname("here").output().await.expect("runs")), "here\n");
     let ps = run(&e, "ls /proc").await;
@@ -71,7 +77,9 @@ async fn profile() {
     let status = run(&e, "cat /proc/self/status").await;
     assert_eq!(field(&status, "NoNewPrivs:"), "1");
     assert_eq!(field(&status, "Seccomp:"), "2");
-    for (set, want) in [("CapEff:", 0xfb), ("CapPrm:", 0xfb), ("CapBnd:", 0xfb), ("CapInh:", 0), ("CapAmb:", 0)] {
+    for (set, want) in
+        [("CapEff:", 0xfb), ("CapPrm:", 0xfb), ("CapBnd:", 0xfb), ("CapInh:", 0), ("CapAmb:", 0)]
+    {
         assert_eq!(u64::from_str_radix(field(&status, set), 16).expect("hex"), want, "{set}");
     }
     let nobody = text(sh(&e, "cat /proc/self/status").user(user()).output().await.expect("runs"));
@@ -79,12 +87,17 @@ async fn profile() {
         assert_eq!(field(&nobody, set), "0000000000000000", "{set}");
     }
     let out = sh(&e, "unshare -U true").output().await.expect("runs");
-    assert!(!out.status.success() && String::from_utf8_lossy(&out.stderr).contains("Operation not permitted"));
+    assert!(
+        !out.status.success() && String::from_utf8_lossy(&out.stderr).contains("Operation not permitted")
+    );
     assert_eq!(run(&e, "ls /proc/self/fd | head -c 100").await.lines().count(), 4, "0, 1, 2 and ls's own");
     for masked in ["/proc/kallsyms", "/proc/timer_list", "/proc/keys", "/proc/interrupts"] {
         assert_eq!(run(&e, &format!("cat {masked}")).await, "", "{masked}");
     }
-    assert_eq!(run(&e, "ls /sys/firmware /sys/module").await.replace([' ', '\n'], ""), "/sys/firmware:/sys/module:");
+    assert_eq!(
+        run(&e, "ls /sys/firmware /sys/module").await.replace([' ', '\n'], ""),
+        "/sys/firmware:/sys/module:"
+    );
     let out = sh(&e, "echo 1 > /proc/sys/kernel/core_pattern").output().await.expect("runs");
     assert!(!out.status.success());
 }
@@ -110,7 +123,8 @@ async fn profiles() {
 async fn locked() {
     let e = engine().await;
     // Even with CAP_SYS_ADMIN in its own user namespace it cannot take a mask away.
-    let script = "umount /proc/kallsyms 2>/dev/null && echo gone; mount -o remount,rw / 2>/dev/null && echo rw; true";
+    let script =
+        "umount /proc/kallsyms 2>/dev/null && echo gone; mount -o remount,rw / 2>/dev/null && echo rw; true";
     assert_eq!(text(sh(&e, script).cap_add("SYS_ADMIN").output().await.expect("runs")), "");
     let flags = run(&e, "cat /proc/self/mountinfo").await;
     let root = flags.lines().find(|l| l.split(' ').nth(4) == Some("/")).expect("a root");
@@ -144,30 +158,42 @@ async fn mounts() {
         .await
         .expect("runs");
     assert_eq!(text(out), "from the hostfrom the host refused\nfile\nok\n");
-    let out = sh(&e, "echo changed > /in/file").mount(Mount::bind(&root.0, "/in")).output().await.expect("runs");
+    let out =
+        sh(&e, "echo changed > /in/file").mount(Mount::bind(&root.0, "/in")).output().await.expect("runs");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     assert_eq!(std::fs::read_to_string(root.0.join("file")).expect("read"), "changed\n");
-    let mine = std::fs::metadata(root.0.join("file")).map(|m| std::os::unix::fs::MetadataExt::uid(&m)).expect("stat");
+    let mine = std::fs::metadata(root.0.join("file"))
+        .map(|m| std::os::unix::fs::MetadataExt::uid(&m))
+        .expect("stat");
     assert_eq!(mine, rustix::process::geteuid().as_raw(), "the host's ids stay");
 }
 
 async fn stdin() {
     let e = engine().await;
-    let out = e.container().image("tools:1").command(["/bin/cat"]).stdin("hello\n").output().await.expect("runs");
+    let out =
+        e.container().image("tools:1").command(["/bin/cat"]).stdin("hello\n").output().await.expect("runs");
     assert_eq!(out.stdout, b"hello\n");
     let big = vec![b'x'; 1_000_000];
-    let out = e.container().image("tools:1").command(["/bin/cat"]).stdin(big.clone()).output().await.expect("runs");
+    let out =
+        e.container().image("tools:1").command(["/bin/cat"]).stdin(big.clone()).output().await.expect("runs");
     assert_eq!(out.stdout, big);
-    let out = sh(&e, "stty size; echo err >&2; ls -l /proc/self/fd/0").tty(true).output().await.expect("runs");
+    let out =
+        sh(&e, "stty size; echo err >&2; ls -l /proc/self/fd/0").tty(true).output().await.expect("runs");
     let shown = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(shown.starts_with("24 80\r\nerr\r\n") && shown.contains("/dev/pts/0"), "{shown:?}");
 }
 
 async fn environment() {
     let e = engine().await;
-    let out = sh(&e, "echo $A $HOME $HOSTNAME; pwd; id -u; echo ${SECRET-unset}").env("A", "b c").hostname("h").workdir("/made/here");
+    let out = sh(&e, "echo $A $HOME $HOSTNAME; pwd; id -u; echo ${SECRET-unset}")
+        .env("A", "b c")
+        .hostname("h")
+        .workdir("/made/here");
     assert_eq!(text(out.output().await.expect("runs")), "b c /root h\n/made/here\n0\nunset\n");
-    assert_eq!(text(sh(&e, "id").user(user()).output().await.expect("runs")).contains(&format!("uid={}", user())), true);
+    assert_eq!(
+        text(sh(&e, "id").user(user()).output().await.expect("runs")).contains(&format!("uid={}", user())),
+        true
+    );
 }
 
 async fn network() {
@@ -187,7 +213,11 @@ async fn read_only() {
 
 async fn timeout() {
     let e = engine().await;
-    let out = sh(&e, "echo begun; sleep 600").timeout(std::time::Duration::from_millis(500)).output().await.expect("runs");
+    let out = sh(&e, "echo begun; sleep 600")
+        .timeout(std::time::Duration::from_millis(500))
+        .output()
+        .await
+        .expect("runs");
     assert!(out.timed_out && out.status.signal() == Some(9) && out.stdout == b"begun\n", "{out:?}");
 }
 
@@ -198,9 +228,15 @@ async fn rootfs() {
     // The smallest root: what the image of two programs unpacks to.
     let image = e.image().from_host_programs(tools).tag("rootfs:1").await.expect("an image");
     let layer = e.root().join("layers").join(image.layers()[0].trim_start_matches("sha256:"));
-    let copied = std::process::Command::new("cp").arg("-a").arg(layer).arg(root.0.join("fs")).status().expect("cp");
+    let copied =
+        std::process::Command::new("cp").arg("-a").arg(layer).arg(root.0.join("fs")).status().expect("cp");
     assert!(copied.success());
-    let out = e.container().rootfs(root.0.join("fs")).command(["/bin/sh", "-c", "echo hi > /written; echo $$"]).output().await;
+    let out = e
+        .container()
+        .rootfs(root.0.join("fs"))
+        .command(["/bin/sh", "-c", "echo hi > /written; echo $$"])
+        .output()
+        .await;
     assert_eq!(text(out.expect("runs")), "1\n");
     assert_eq!(std::fs::read_to_string(root.0.join("fs/written")).expect("kept"), "hi\n");
     // A symlink where our own mounts belong is refused, and what it points to is untouched.
@@ -245,7 +281,14 @@ async fn parallel() {
 
 async fn limits() {
     let e = engine().await;
-    let c = sh(&e, "sleep 60").memory_limit(ByteSize::mib(64)).cpus(0.5).cpu_weight(50).pids_limit(17).run().await.expect("runs");
+    let c = sh(&e, "sleep 60")
+        .memory_limit(ByteSize::mib(64))
+        .cpus(0.5)
+        .cpu_weight(50)
+        .pids_limit(17)
+        .run()
+        .await
+        .expect("runs");
     let stats = c.stats().await.expect("stats");
     assert_eq!(stats.memory_limit, Some(ByteSize::mib(64)));
     assert!(stats.pids >= 1 && stats.memory.bytes() > 0);
@@ -260,14 +303,20 @@ async fn limits() {
     }
     c.remove().force(true).await.expect("removed");
     let bomb = "i=0; while [ $i -lt 40 ]; do sleep 5 & i=$((i+1)); done; echo done";
-    let out = sh(&e, bomb).pids_limit(8).timeout(std::time::Duration::from_secs(20)).output().await.expect("runs");
+    let out =
+        sh(&e, bomb).pids_limit(8).timeout(std::time::Duration::from_secs(20)).output().await.expect("runs");
     assert!(String::from_utf8_lossy(&out.stderr).contains("fork"), "{out:?}");
 }
 
 async fn oom() {
     let e = engine().await;
     let greedy = "a=0123456789; while :; do a=$a$a; done";
-    let out = sh(&e, greedy).memory_limit(ByteSize::mib(16)).timeout(std::time::Duration::from_secs(30)).output().await.expect("runs");
+    let out = sh(&e, greedy)
+        .memory_limit(ByteSize::mib(16))
+        .timeout(std::time::Duration::from_secs(30))
+        .output()
+        .await
+        .expect("runs");
     assert!(out.status.oom_killed() && !out.status.success(), "{}", out.status);
     assert!(out.status.memory_peak() > 8 << 20);
     let modest = sh(&e, "true").memory_limit(ByteSize::mib(16)).output().await.expect("runs");

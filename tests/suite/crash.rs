@@ -28,7 +28,8 @@ fn lines(path: &str) -> Vec<String> {
 /// Processes of this user that run the helper, or a program of a container below `root`.
 pub fn processes() -> BTreeSet<u32> {
     let helper = |pid: &u32| {
-        std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.to_string_lossy().contains("memfd:boxship"))
+        std::fs::read_link(format!("/proc/{pid}/exe"))
+            .is_ok_and(|exe| exe.to_string_lossy().contains("memfd:boxship"))
     };
     let all = std::fs::read_dir("/proc").expect("procfs").flatten();
     all.filter_map(|e| e.file_name().to_str()?.parse().ok()).filter(helper).collect()
@@ -36,7 +37,13 @@ pub fn processes() -> BTreeSet<u32> {
 
 fn cgroups() -> Vec<String> {
     let one = |h: std::fs::DirEntry| std::fs::read_dir(h.path().join("boxship")).ok();
-    let all = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().filter_map(one).flatten().flatten();
+    let all = std::fs::read_dir("/sys/fs/cgroup")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(one)
+        .flatten()
+        .flatten();
     let mut names: Vec<String> = all
         .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
         .map(|e| e.path().to_string_lossy().into_owned())
@@ -68,7 +75,8 @@ async fn cycles() {
     }
     let descriptors = || std::fs::read_dir("/proc/self/fd").expect("procfs").count();
     // Other tests of this process come and go: what is counted belongs to this root.
-    let mine = |all: Vec<String>| all.into_iter().filter(|l| l.contains(root.0.to_str().expect("UTF-8"))).count();
+    let mine =
+        |all: Vec<String>| all.into_iter().filter(|l| l.contains(root.0.to_str().expect("UTF-8"))).count();
     let n = number("BOXSHIP_CYCLES", 60);
     for i in 0..n {
         if i % 10 == 9 {
@@ -141,11 +149,19 @@ async fn kills() {
                     assert!(Path::new(&format!("/proc/{pid}")).exists(), "round {round}: it really runs");
                     c.stop().timeout(Duration::ZERO).await.expect("stops");
                     let ended = c.wait().await;
-                    assert!(ended.is_ok(), "round {round}: its exit is known: {ended:?} {}", contents(&root.0, c.id()));
+                    assert!(
+                        ended.is_ok(),
+                        "round {round}: its exit is known: {ended:?} {}",
+                        contents(&root.0, c.id())
+                    );
                 }
                 Status::Exited => {
                     seen[1] += 1;
-                    assert!(info.exit.is_some(), "round {round}: its exit is known: {}", contents(&root.0, c.id()));
+                    assert!(
+                        info.exit.is_some(),
+                        "round {round}: its exit is known: {}",
+                        contents(&root.0, c.id())
+                    );
                 }
                 _ => seen[2] += 1,
             }
@@ -164,7 +180,8 @@ async fn kills() {
 /// What a container's directory says, for a failure's message.
 fn contents(root: &Path, id: &str) -> String {
     let dir = root.join("containers").join(id);
-    let names: Vec<_> = std::fs::read_dir(&dir).into_iter().flatten().flatten().map(|e| e.file_name()).collect();
+    let names: Vec<_> =
+        std::fs::read_dir(&dir).into_iter().flatten().flatten().map(|e| e.file_name()).collect();
     let text = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap_or_default();
     format!("{names:?}, monitor {:?}, exit {:?}", text("monitor"), text("exit"))
 }
@@ -179,7 +196,11 @@ async fn detached() {
     drop(own_engine(&root.0).await);
     let mut embedder = actor("detacher", &[root.0.to_str().expect("UTF-8")]);
     let mut line = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(embedder.stdout.take().expect("piped")), &mut line).expect("read");
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(embedder.stdout.take().expect("piped")),
+        &mut line,
+    )
+    .expect("read");
     kill(&mut embedder);
     let e = Engine::open(&root.0).await.expect("opens");
     let c = e.get(line.trim()).await.expect("adopted");
@@ -196,7 +217,8 @@ async fn monitor_killed() {
     let c = sh(&e, "sleep 600").run().await.expect("runs");
     let pid = c.inspect().await.expect("info").pid.expect("runs");
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("runs");
-    let parent: i32 = stat.rsplit(") ").next().and_then(|s| s.split(' ').nth(1)?.parse().ok()).expect("a parent");
+    let parent: i32 =
+        stat.rsplit(") ").next().and_then(|s| s.split(' ').nth(1)?.parse().ok()).expect("a parent");
     let monitor = rustix::process::Pid::from_raw(parent).expect("a pid");
     rustix::process::kill_process(monitor, rustix::process::Signal::KILL).expect("ours");
     settle("the container ends", || !Path::new(&format!("/proc/{pid}/ns/pid")).exists());

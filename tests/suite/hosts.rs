@@ -14,7 +14,9 @@ use crate::{Root, own_engine, sh, test};
 pub fn tests() -> Vec<Trial> {
     ["multi-thread", "current-thread", "plain-threads", "sigchld-ignored", "waitpid-any", "large"]
         .into_iter()
-        .map(|host| test(&format!("in_a_host_{}", host.replace('-', "_")), &[UserNamespaces], move || in_host(host)))
+        .map(|host| {
+            test(&format!("in_a_host_{}", host.replace('-', "_")), &[UserNamespaces], move || in_host(host))
+        })
         .collect()
 }
 
@@ -31,7 +33,8 @@ async fn in_host(host: &'static str) {
 /// What a library must not change in its host.
 fn state() -> Vec<String> {
     let status = std::fs::read_to_string("/proc/self/status").expect("procfs");
-    let keys = ["Umask:", "SigBlk:", "SigIgn:", "SigCgt:", "CapEff:", "NoNewPrivs:", "Seccomp:", "Groups:", "Uid:"];
+    let keys =
+        ["Umask:", "SigBlk:", "SigIgn:", "SigCgt:", "CapEff:", "NoNewPrivs:", "Seccomp:", "Groups:", "Uid:"];
     let mut all: Vec<String> =
         status.lines().filter(|l| keys.iter().any(|k| l.starts_with(k))).map(str::to_owned).collect();
     // Signals 32 and 33 are glibc's own, for threads and set*id.
@@ -42,9 +45,15 @@ fn state() -> Vec<String> {
     }
     all.push(format!("{:?}", std::env::current_dir()));
     all.push(format!("{:?}", std::env::vars_os().collect::<Vec<_>>()));
-    all.push(format!("dumpable {:?}", rustix::process::dumpable_behavior().is_ok_and(|b| b == rustix::process::DumpableBehavior::Dumpable)));
+    all.push(format!(
+        "dumpable {:?}",
+        rustix::process::dumpable_behavior().is_ok_and(|b| b == rustix::process::DumpableBehavior::Dumpable)
+    ));
     all.push(format!("{:?}", std::fs::read_link("/proc/self/ns/mnt")));
-    all.push(format!("{} mounts", std::fs::read_to_string("/proc/self/mountinfo").expect("procfs").lines().count()));
+    all.push(format!(
+        "{} mounts",
+        std::fs::read_to_string("/proc/self/mountinfo").expect("procfs").lines().count()
+    ));
     all
 }
 
@@ -103,7 +112,10 @@ fn host(role: &str, root: &Path) {
             let threads: Vec<_> = (0..4)
                 .map(|_| {
                     let root = root.to_owned();
-                    std::thread::Builder::new().stack_size(256 << 10).spawn(move || current(exercise(root))).expect("a thread")
+                    std::thread::Builder::new()
+                        .stack_size(256 << 10)
+                        .spawn(move || current(exercise(root)))
+                        .expect("a thread")
                 })
                 .collect();
             threads.into_iter().for_each(|t| t.join().expect("no panic"));

@@ -75,12 +75,25 @@ async fn images() {
     assert_eq!(kind(e.image().import(&bad).tag("bad:1").await), ErrorKind::InvalidData);
     assert_eq!(kind(e.image().import(root.0.join("none.tar")).tag("bad:1").await), ErrorKind::NotFound);
     assert_eq!(kind(e.image().import(&bad).await), ErrorKind::InvalidInput, "a name is needed");
-    assert_eq!(kind(e.image().from_host_programs(["/bin/no-such-program"]).tag("bad:1").await), ErrorKind::NotFound);
+    assert_eq!(
+        kind(e.image().from_host_programs(["/bin/no-such-program"]).tag("bad:1").await),
+        ErrorKind::NotFound
+    );
     assert_eq!(kind(e.image().from_host_programs(["sh"]).tag("bad:1").await), ErrorKind::InvalidInput);
-    assert_eq!(kind(e.image().from_host_programs(Vec::<&str>::new()).tag("bad:1").await), ErrorKind::InvalidInput);
-    assert_eq!(kind(e.image().from_directory(root.0.join("none")).tag("bad:1").await), ErrorKind::InvalidInput);
+    assert_eq!(
+        kind(e.image().from_host_programs(Vec::<&str>::new()).tag("bad:1").await),
+        ErrorKind::InvalidInput
+    );
+    assert_eq!(
+        kind(e.image().from_directory(root.0.join("none")).tag("bad:1").await),
+        ErrorKind::InvalidInput
+    );
     assert_eq!(kind(e.image().get("bad:1").await), ErrorKind::NotFound);
-    assert_eq!(std::fs::read_dir(e.root().join("ingest")).expect("readable").count(), 0, "nothing half-made stays");
+    assert_eq!(
+        std::fs::read_dir(e.root().join("ingest")).expect("readable").count(),
+        0,
+        "nothing half-made stays"
+    );
 }
 
 async fn programs() {

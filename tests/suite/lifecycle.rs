@@ -26,7 +26,14 @@ pub fn tests() -> Vec<Trial> {
 async fn lifecycle() {
     let root = Root::new("lifecycle");
     let e = own_engine(&root.0).await;
-    let c = sh(&e, "echo started; echo $((1 + $(cat /count 2>/dev/null || echo 0))) > /count; cat /count; exit 4").name("one").create().await.expect("made");
+    let c = sh(
+        &e,
+        "echo started; echo $((1 + $(cat /count 2>/dev/null || echo 0))) > /count; cat /count; exit 4",
+    )
+    .name("one")
+    .create()
+    .await
+    .expect("made");
     assert_eq!(c.status().await.expect("status"), Status::Created);
     assert_eq!(kind(c.kill(Signal::TERM).await), ErrorKind::InvalidState);
     assert_eq!(kind(c.wait().await), ErrorKind::InvalidState);
@@ -52,7 +59,10 @@ async fn lifecycle() {
 async fn stop() {
     let root = Root::new("stop");
     let e = own_engine(&root.0).await;
-    let polite = sh(&e, "trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.05; done").run().await.expect("runs");
+    let polite = sh(&e, "trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.05; done")
+        .run()
+        .await
+        .expect("runs");
     let mut logs = polite.logs().follow(true).stream();
     assert_eq!(logs.next().await.expect("a line").expect("readable").message, b"ready");
     assert!(polite.stop().timeout(Duration::from_secs(10)).await.expect("stops"));
@@ -81,8 +91,15 @@ async fn names() {
     assert_eq!(e.get(&web.id()[..10]).await.expect("by the start of its id").name(), "web");
     let list = |l: Vec<boxship::container::Info>| l.into_iter().filter_map(|i| i.name).collect::<Vec<_>>();
     assert_eq!(list(e.containers().list().await.expect("lists")), ["web"]);
-    assert_eq!(list(e.containers().all(true).list().await.expect("lists")), ["job", "web"], "the newest first");
-    assert_eq!(list(e.containers().all(true).label_value("tier", "back").list().await.expect("lists")), ["job"]);
+    assert_eq!(
+        list(e.containers().all(true).list().await.expect("lists")),
+        ["job", "web"],
+        "the newest first"
+    );
+    assert_eq!(
+        list(e.containers().all(true).label_value("tier", "back").list().await.expect("lists")),
+        ["job"]
+    );
     assert_eq!(list(e.containers().status(Status::Created).list().await.expect("lists")), ["job"]);
     // Another engine on the same root, as another process would open it.
     let other = boxship::Engine::open(&root.0).await.expect("opens");
@@ -108,12 +125,16 @@ async fn logs() {
     assert!(later.is_empty());
     let stamped = c.logs().timestamps(true).lines().await.expect("logs");
     assert!(stamped[0].message.starts_with(b"20") && stamped[0].message.ends_with(b"one"));
-    let chatty = "i=0; while [ $i -lt 3000 ]; do echo line $i of a log that grows and grows; i=$((i+1)); done";
+    let chatty =
+        "i=0; while [ $i -lt 3000 ]; do echo line $i of a log that grows and grows; i=$((i+1)); done";
     let c = sh(&e, chatty).log_rotation(ByteSize::kib(16), 2).run().await.expect("runs");
     c.wait().await.expect("ends");
     let kept = c.logs().lines().await.expect("logs");
     assert!(kept.len() > 300 && kept.len() < 3000, "{}", kept.len());
-    assert_eq!(kept.last().map(|l| l.message.clone()), Some(b"line 2999 of a log that grows and grows".to_vec()));
+    assert_eq!(
+        kept.last().map(|l| l.message.clone()),
+        Some(b"line 2999 of a log that grows and grows".to_vec())
+    );
     let dir = root.0.join("containers").join(c.id());
     assert!(dir.join("log.2").exists() && !dir.join("log.3").exists());
 }
@@ -137,7 +158,10 @@ async fn images() {
     let root = Root::new("images");
     let e = own_engine(&root.0).await;
     let image = e.image().get("tools:1").await.expect("there");
-    assert_eq!(image.inspect().config().as_ref().and_then(|c| c.cmd().clone()), Some(vec!["/bin/sh".to_owned()]));
+    assert_eq!(
+        image.inspect().config().as_ref().and_then(|c| c.cmd().clone()),
+        Some(vec!["/bin/sh".to_owned()])
+    );
     assert_eq!(e.image().list().await.expect("lists").len(), 1);
     let again = e.image().from_host_programs(crate::PROGRAMS).tag("tools:2").await.expect("made");
     assert_eq!(again.layers(), image.layers(), "the same files are the same layer");

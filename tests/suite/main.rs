@@ -36,8 +36,18 @@ pub type Outcome = Result<(), Failed>;
 
 /// Programs of the test image.
 pub const PROGRAMS: &[&str] = &[
-    "/bin/sh", "/bin/cat", "/bin/ls", "/bin/echo", "/bin/sleep", "/bin/true", "/usr/bin/id", "/bin/touch",
-    "/usr/bin/unshare", "/bin/stty", "/usr/bin/head", "/bin/mkdir",
+    "/bin/sh",
+    "/bin/cat",
+    "/bin/ls",
+    "/bin/echo",
+    "/bin/sleep",
+    "/bin/true",
+    "/usr/bin/id",
+    "/bin/touch",
+    "/usr/bin/unshare",
+    "/bin/stty",
+    "/usr/bin/head",
+    "/bin/mkdir",
 ];
 
 /// A directory of this process's own that is removed at the end.
@@ -63,7 +73,8 @@ pub async fn engine() -> Engine {
     static ROOT: OnceLock<PathBuf> = OnceLock::new();
     static ENGINE: tokio::sync::OnceCell<Engine> = tokio::sync::OnceCell::const_new();
     let make = || async {
-        let root = ROOT.get_or_init(|| std::env::temp_dir().join(format!("boxship-suite-{}", std::process::id())));
+        let root =
+            ROOT.get_or_init(|| std::env::temp_dir().join(format!("boxship-suite-{}", std::process::id())));
         own_engine(root).await
     };
     ENGINE.get_or_init(make).await.clone()
@@ -72,7 +83,12 @@ pub async fn engine() -> Engine {
 /// An engine at `root` with the image `tools:1`.
 pub async fn own_engine(root: &std::path::Path) -> Engine {
     let engine = Engine::open(root).await.expect("an engine");
-    engine.image().from_host_programs(PROGRAMS).tag("tools:1").await.expect("an image of this host's programs");
+    engine
+        .image()
+        .from_host_programs(PROGRAMS)
+        .tag("tools:1")
+        .await
+        .expect("an image of this host's programs");
     engine
 }
 
@@ -104,7 +120,11 @@ fn block_on<F: Future<Output = ()>>(f: F) -> Outcome {
 }
 
 /// A test that is an async function.
-pub fn test<F: Future<Output = ()>>(name: &str, needs: &[Need], f: impl FnOnce() -> F + Send + 'static) -> Trial {
+pub fn test<F: Future<Output = ()>>(
+    name: &str,
+    needs: &[Need],
+    f: impl FnOnce() -> F + Send + 'static,
+) -> Trial {
     need::trial(name, needs, move || block_on(f()))
 }
 
@@ -115,10 +135,13 @@ fn main() {
     }
     let arguments = Arguments::from_args();
     let mut trials = Vec::new();
-    for part in [basics::tests, input::tests, lifecycle::tests, crash::tests, hosts::tests, real::tests, trace::tests] {
+    for part in
+        [basics::tests, input::tests, lifecycle::tests, crash::tests, hosts::tests, real::tests, trace::tests]
+    {
         trials.extend(part());
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
-    let _ = std::fs::remove_dir_all(std::env::temp_dir().join(format!("boxship-suite-{}", std::process::id())));
+    let _ =
+        std::fs::remove_dir_all(std::env::temp_dir().join(format!("boxship-suite-{}", std::process::id())));
     conclusion.exit();
 }

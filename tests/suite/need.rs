@@ -41,7 +41,8 @@ impl Need {
             Need::User => !root,
             Need::UserNamespaces => {
                 let max = std::fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
-                let allowed = std::fs::read_to_string("/proc/sys/kernel/unprivileged_userns_clone").unwrap_or("1".into());
+                let allowed = std::fs::read_to_string("/proc/sys/kernel/unprivileged_userns_clone")
+                    .unwrap_or("1".into());
                 max.trim() != "0" && (root || allowed.trim() != "0")
             }
             Need::Cgroups => root && Path::new("/sys/fs/cgroup").exists(),
@@ -69,6 +70,8 @@ pub fn trial(name: &str, needs: &[Need], f: impl FnOnce() -> Outcome + Send + 's
             let message = format!("BOXSHIP_REQUIRE asks for it, but this host lacks: {}", need.name());
             Trial::test(name, move || Err(message.into()))
         }
-        Some(need) => Trial::test(format!("{name} (skipped: needs {})", need.name()), f).with_ignored_flag(true),
+        Some(need) => {
+            Trial::test(format!("{name} (skipped: needs {})", need.name()), f).with_ignored_flag(true)
+        }
     }
 }

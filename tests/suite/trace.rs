@@ -38,7 +38,11 @@ async fn calls() {
     let ephemeral = &lines[starts[0]..starts[starts.len() - 2]];
     let with = |part: &str| ephemeral.iter().filter(|l| l.contains(part)).count();
     assert_eq!(with("cgroup.procs"), 0, "no pid is written to cgroup.procs");
-    assert_eq!(with("fsync(") + with("syncfs(") + with("fdatasync(") + with(" sync("), 0, "no sync for what is removed at exit");
+    assert_eq!(
+        with("fsync(") + with("syncfs(") + with("fdatasync(") + with(" sync("),
+        0,
+        "no sync for what is removed at exit"
+    );
     let payloads = ephemeral.iter().filter(|l| l.contains("execve(\"/bin/sh\"")).count();
     assert!(payloads >= 4);
     let loads = with("seccomp(SECCOMP_SET_MODE_FILTER, 0, {len=");
@@ -46,7 +50,11 @@ async fn calls() {
     // The embedder's memory is never copied: its children share it until they execute the helper.
     let embedder = lines[0].split(' ').next().expect("a pid");
     let forks = lines.iter().filter(|l| {
-        l.starts_with(embedder) && (l.contains(" fork(") || l.contains(" vfork(") || l.contains("clone(") || l.contains("clone3("))
+        l.starts_with(embedder)
+            && (l.contains(" fork(")
+                || l.contains(" vfork(")
+                || l.contains("clone(")
+                || l.contains("clone3("))
     });
     for fork in forks {
         assert!(fork.contains("CLONE_VM"), "{fork}");
@@ -67,7 +75,9 @@ fn no_allocation(lines: &[&str]) {
         } else if call.starts_with("execve(") || call.starts_with("+++") {
             inside.remove(pid);
         } else if inside.contains(pid) {
-            if call.starts_with("clone3(") && let Some(child) = call.rsplit(" = ").next() {
+            if call.starts_with("clone3(")
+                && let Some(child) = call.rsplit(" = ").next()
+            {
                 inside.insert(child.trim().to_owned());
             }
             assert!(!call.starts_with("brk("), "{line}");

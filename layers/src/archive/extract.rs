@@ -135,9 +135,7 @@ impl<'a> Extractor<'a> {
                     .map_err(failed(path, "make the directory"))?;
                 self.open(path, flags)?
             }
-            Err(Error::Io { source, .. })
-                if source.raw_os_error().is_some_and(|e| e == 40 || e == 20) =>
-            {
+            Err(Error::Io { source, .. }) if source.raw_os_error().is_some_and(|e| e == 40 || e == 20) => {
                 let reason = "its parent is a symlink or a file in the same archive";
                 return Err(Error::Archive { entry: String::from_utf8_lossy(path).into_owned(), reason });
             }
@@ -171,7 +169,9 @@ impl<'a> Extractor<'a> {
         let mode = Mode::from_raw_mode(e.mode | 0o700);
         for _ in 0..2 {
             match rustix::fs::mkdirat(parent, OsStr::from_bytes(name), mode) {
-                Err(Errno::EXIST) if self.open(&e.path, OFlags::PATH | OFlags::DIRECTORY).is_ok() => return Ok(()),
+                Err(Errno::EXIST) if self.open(&e.path, OFlags::PATH | OFlags::DIRECTORY).is_ok() => {
+                    return Ok(());
+                }
                 Err(Errno::EXIST) => self.clear(parent, name, &e.path)?,
                 other => return other.map_err(failed(&e.path, "make the directory")),
             }
@@ -179,9 +179,16 @@ impl<'a> Extractor<'a> {
         Err(failed(&e.path, "make the directory")(Errno::EXIST))
     }
 
-    fn file<R: Read>(&mut self, parent: &OwnedFd, name: &[u8], e: &Entry, input: &mut Reader<R>) -> Result<()> {
+    fn file<R: Read>(
+        &mut self,
+        parent: &OwnedFd,
+        name: &[u8],
+        e: &Entry,
+        input: &mut Reader<R>,
+    ) -> Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let create = || rustix::fs::openat(parent, OsStr::from_bytes(name), flags, Mode::from_raw_mode(0o600));
+        let create =
+            || rustix::fs::openat(parent, OsStr::from_bytes(name), flags, Mode::from_raw_mode(0o600));
         let fd = match create() {
             Err(Errno::EXIST) => {
                 self.clear(parent, name, &e.path)?;
@@ -201,7 +208,8 @@ impl<'a> Extractor<'a> {
             }
             let mut rest = &self.buffer[..have];
             while !rest.is_empty() {
-                let n = rustix::io::retry_on_intr(|| rustix::io::write(&fd, rest)).map_err(failed(&e.path, "write"))?;
+                let n = rustix::io::retry_on_intr(|| rustix::io::write(&fd, rest))
+                    .map_err(failed(&e.path, "write"))?;
                 rest = &rest[n..];
             }
             self.bytes += have as u64;
@@ -213,7 +221,8 @@ impl<'a> Extractor<'a> {
     }
 
     fn hard_link(&mut self, parent: &OwnedFd, name: &[u8], e: &Entry) -> Result<()> {
-        let target: Vec<&[u8]> = e.link.split(|c| *c == b'/').filter(|p| !p.is_empty() && *p != b".").collect();
+        let target: Vec<&[u8]> =
+            e.link.split(|c| *c == b'/').filter(|p| !p.is_empty() && *p != b".").collect();
         if target.contains(&&b".."[..]) || target.is_empty() {
             let reason = "a hard link that leads out of the archive";
             return Err(Error::Archive { entry: String::from_utf8_lossy(&e.path).into_owned(), reason });

@@ -92,7 +92,11 @@ impl<R: Read> Reader<R> {
                     if !global && !ext.pax.is_empty() {
                         return Err(bad(name, "two PAX headers for one entry"));
                     }
-                    if global && records.keys().any(|k| !matches!(&k[..], b"comment" | b"mtime" | b"atime" | b"ctime")) {
+                    if global
+                        && records
+                            .keys()
+                            .any(|k| !matches!(&k[..], b"comment" | b"mtime" | b"atime" | b"ctime"))
+                    {
                         return Err(bad(name, "a global PAX header that changes names, sizes or owners"));
                     }
                     if global { self.global.extend(records) } else { ext.pax = records }
@@ -192,7 +196,10 @@ impl<R: Read> Reader<R> {
             size,
             mtime: match pax(b"mtime").or_else(|| self.global.get(&b"mtime"[..])) {
                 Some(v) => time(v).ok_or_else(|| bad(&shown, "malformed PAX mtime"))?,
-                None => (number(&header[136..148]).ok_or_else(|| bad(&shown, "malformed mtime"))?.cast_signed(), 0),
+                None => (
+                    number(&header[136..148]).ok_or_else(|| bad(&shown, "malformed mtime"))?.cast_signed(),
+                    0,
+                ),
             },
             xattrs: ext
                 .pax
@@ -209,7 +216,9 @@ impl<R: Read> Reader<R> {
     }
 
     fn check(&mut self, e: &Entry) -> Result<()> {
-        if matches!(e.kind, Kind::HardLink | Kind::Symlink) && (e.link.is_empty() || e.link.len() > self.bounds.path) {
+        if matches!(e.kind, Kind::HardLink | Kind::Symlink)
+            && (e.link.is_empty() || e.link.len() > self.bounds.path)
+        {
             return Err(bad(&e.path, "a link with an empty or overlong target"));
         }
         if e.link.contains(&0) {
@@ -265,7 +274,8 @@ impl<R: Read> Reader<R> {
             return Ok(None);
         }
         let stored = number(&b[148..156]).ok_or_else(|| bad(b"", "malformed checksum"))?;
-        let sum: u64 = b.iter().enumerate().map(|(i, v)| if (148..156).contains(&i) { 32 } else { u64::from(*v) }).sum();
+        let sum: u64 =
+            b.iter().enumerate().map(|(i, v)| if (148..156).contains(&i) { 32 } else { u64::from(*v) }).sum();
         if stored == sum { Ok(Some(b)) } else { Err(bad(field(&b, 0, 100), "wrong header checksum")) }
     }
 
@@ -310,7 +320,8 @@ fn number(f: &[u8]) -> Option<u64> {
         if first & 0x7f != 0 || rest[..high].iter().any(|b| *b != 0) {
             return None;
         }
-        return Some(rest[high..].iter().fold(0u64, |n, b| n << 8 | u64::from(*b))).filter(|n| *n <= i64::MAX as u64);
+        return Some(rest[high..].iter().fold(0u64, |n, b| n << 8 | u64::from(*b)))
+            .filter(|n| *n <= i64::MAX as u64);
     }
     let text = f.iter().skip_while(|c| **c == b' ').copied().collect::<Vec<u8>>();
     let digits: Vec<u8> = text.iter().copied().take_while(u8::is_ascii_digit).collect();
@@ -334,7 +345,8 @@ fn time(v: &[u8]) -> Option<(i64, u32)> {
         return None;
     }
     let seconds: i64 = whole.parse().ok()?;
-    let nanos = fraction.bytes().chain(std::iter::repeat(b'0')).take(9).fold(0, |n, b| n * 10 + u32::from(b - b'0'));
+    let nanos =
+        fraction.bytes().chain(std::iter::repeat(b'0')).take(9).fold(0, |n, b| n * 10 + u32::from(b - b'0'));
     // -1.25 is 1.25 s before 1970: the fraction counts downwards.
     match (whole.starts_with('-'), nanos) {
         (true, 1..) => Some((seconds - 1, 1_000_000_000 - nanos)),

@@ -43,7 +43,8 @@ impl Ingest {
         let path = store.path().join("ingest").join(&name);
         rustix::fs::mkdirat(&parent, name.as_str(), Mode::RWXU).map_err(Error::io("make", &path))?;
         let dir = fsx::open_dir(parent.as_fd(), OsStr::new(&name)).map_err(Error::io("open", &path))?;
-        rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).map_err(Error::io("lock", &path))?;
+        rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive)
+            .map_err(Error::io("lock", &path))?;
         Ok(Ingest { parent, name, dir, path })
     }
 }
@@ -60,9 +61,12 @@ impl Store {
     pub(crate) fn ingest_layer(&self, input: impl Read, observer: Observer<'_>) -> Result<Layer> {
         let _span = tracing::debug_span!("ingest_layer").entered();
         let ingest = Ingest::new(self)?;
-        let blob = std::fs::File::create_new(ingest.path.join("blob")).map_err(Error::io("create", &ingest.path))?;
-        rustix::fs::mkdirat(&ingest.dir, "fs", Mode::from_raw_mode(0o755)).map_err(Error::io("make", &ingest.path))?;
-        let mut outer = BufReader::with_capacity(1 << 20, Tee::new(input, BufWriter::with_capacity(1 << 20, blob)));
+        let blob =
+            std::fs::File::create_new(ingest.path.join("blob")).map_err(Error::io("create", &ingest.path))?;
+        rustix::fs::mkdirat(&ingest.dir, "fs", Mode::from_raw_mode(0o755))
+            .map_err(Error::io("make", &ingest.path))?;
+        let mut outer =
+            BufReader::with_capacity(1 << 20, Tee::new(input, BufWriter::with_capacity(1 << 20, blob)));
         let read = |source| Error::Io { operation: "read", path: "the archive".into(), source };
         let compression = Compression::detect(outer.fill_buf().map_err(read)?);
         let diff_id = self.unpack(compression, &mut outer, &ingest, observer)?;
@@ -78,10 +82,20 @@ impl Store {
         Ok(layer)
     }
 
-    fn unpack(&self, compression: Compression, outer: &mut impl BufRead, ingest: &Ingest, observer: Observer<'_>) -> Result<Digest> {
-        let fs = fsx::open_dir(ingest.dir.as_fd(), OsStr::new("fs")).map_err(Error::io("open", &ingest.path))?;
+    fn unpack(
+        &self,
+        compression: Compression,
+        outer: &mut impl BufRead,
+        ingest: &Ingest,
+        observer: Observer<'_>,
+    ) -> Result<Digest> {
+        let fs =
+            fsx::open_dir(ingest.dir.as_fd(), OsStr::new("fs")).map_err(Error::io("open", &ingest.path))?;
         let plain = compression.reader(outer).map_err(Error::io("decompress", "the archive"))?;
-        let mut reader = Reader::new(BufReader::with_capacity(256 << 10, Tee::new(plain, std::io::sink())), Bounds::default());
+        let mut reader = Reader::new(
+            BufReader::with_capacity(256 << 10, Tee::new(plain, std::io::sink())),
+            Bounds::default(),
+        );
         let mut extractor = Extractor::new(fs.as_fd(), Policy { owners: self.keeps_owners() });
         let mut entries = 0u64;
         while let Some(entry) = reader.next()? {
@@ -104,7 +118,9 @@ impl Store {
         if full {
             rustix::fs::syncfs(&ingest.dir).map_err(Error::io("sync", &ingest.path))?;
         }
-        for (name, parent, new) in [("blob", "blobs/sha256", layer.blob.hex()), ("fs", "layers", layer.diff_id.hex())] {
+        for (name, parent, new) in
+            [("blob", "blobs/sha256", layer.blob.hex()), ("fs", "layers", layer.diff_id.hex())]
+        {
             let to = self.dir(parent)?;
             let path = || Path::new(parent).join(&new);
             // Taken: another process stored the same content first.
@@ -118,7 +134,10 @@ impl Store {
     }
 
     /// A file in a private directory to write an archive to, before it is ingested.
-    pub(crate) fn scratch_archive(&self, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<(Ingest, std::fs::File)> {
+    pub(crate) fn scratch_archive(
+        &self,
+        write: impl FnOnce(&mut dyn Write) -> Result<()>,
+    ) -> Result<(Ingest, std::fs::File)> {
         let ingest = Ingest::new(self)?;
         let path = ingest.path.join("archive");
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;

@@ -199,7 +199,13 @@ fn prepare(c: &mut Compiler, m: &Mount) -> Result<Ready> {
             if id_maps_binds(c) {
                 id_map(c, tree, false, source);
             }
-            c.step(op::ATTR, u32::from(*recursive), [tree, attributes, 0], "restrict the mount of", quoted(source));
+            c.step(
+                op::ATTR,
+                u32::from(*recursive),
+                [tree, attributes, 0],
+                "restrict the mount of",
+                quoted(source),
+            );
             tree
         }
         Kind::Tmpfs { size, mode } => {
@@ -229,7 +235,8 @@ fn prepare(c: &mut Compiler, m: &Mount) -> Result<Ready> {
         }
         Kind::Devpts => {
             flags |= move_flag::NO_SYMLINKS;
-            let mut options = vec![("newinstance", String::new()), ("mode", "0620".into()), ("ptmxmode", "0666".into())];
+            let mut options =
+                vec![("newinstance", String::new()), ("mode", "0620".into()), ("ptmxmode", "0666".into())];
             options.extend(c.users.tty_gid.map(|g| ("gid", g.to_string())));
             filesystem(c, "devpts", options, attributes, &m.target)
         }
@@ -243,7 +250,13 @@ fn prepare(c: &mut Compiler, m: &Mount) -> Result<Ready> {
     Ok(Ready { register, target: m.target.clone(), flags })
 }
 
-fn filesystem(c: &mut Compiler, kind: &'static str, options: Vec<(&'static str, String)>, attributes: u64, target: &Path) -> u64 {
+fn filesystem(
+    c: &mut Compiler,
+    kind: &'static str,
+    options: Vec<(&'static str, String)>,
+    attributes: u64,
+    target: &Path,
+) -> u64 {
     let (fs, name) = (c.register(), c.text(kind));
     c.step(op::FS_OPEN, 0, [fs, name, 0], "create a file system:", kind);
     for (key, value) in options {
@@ -260,7 +273,12 @@ fn filesystem(c: &mut Compiler, kind: &'static str, options: Vec<(&'static str, 
 }
 
 /// A tmpfs whose root belongs to the container's root.
-fn owned_tmpfs(c: &mut Compiler, mut options: Vec<(&'static str, String)>, attributes: u64, target: &Path) -> u64 {
+fn owned_tmpfs(
+    c: &mut Compiler,
+    mut options: Vec<(&'static str, String)>,
+    attributes: u64,
+    target: &Path,
+) -> u64 {
     let (uid, gid) = c.users.root;
     options.extend([("uid", uid.to_string()), ("gid", gid.to_string())]);
     filesystem(c, "tmpfs", options, attributes, target)

@@ -69,9 +69,24 @@ const BY_CAPABILITY: &[(&str, &str)] = &[
 
 /// What `secure` takes from [`COMMON`]: old ABIs, handles, and interfaces with a bad record.
 const NOT_SECURE: &[&str] = &[
-    "adjtimex", "clock_adjtime", "clock_adjtime64", "fanotify_mark", "modify_ldt", "name_to_handle_at",
-    "epoll_ctl_old", "epoll_wait_old", "io_cancel", "socketcall", "ipc", "remap_file_pages", "memfd_secret",
-    "pidfd_getfd", "uretprobe", "vmsplice", "statmount", "listmount",
+    "adjtimex",
+    "clock_adjtime",
+    "clock_adjtime64",
+    "fanotify_mark",
+    "modify_ldt",
+    "name_to_handle_at",
+    "epoll_ctl_old",
+    "epoll_wait_old",
+    "io_cancel",
+    "socketcall",
+    "ipc",
+    "remap_file_pages",
+    "memfd_secret",
+    "pidfd_getfd",
+    "uretprobe",
+    "vmsplice",
+    "statmount",
+    "listmount",
 ];
 
 /// CLONE_NEW* except CLONE_NEWTIME, which shares its bit with the exit signal of clone(2).
@@ -126,7 +141,8 @@ fn profile(architectures: &[&str], syscalls: Vec<Rule>) -> Profile {
 
 /// clone(2) without namespaces; clone3(2), whose flags a filter cannot read, as if it did not exist.
 fn clone_rules() -> [Rule; 2] {
-    let no_namespaces = Argument { index: 0, value: NAMESPACE_FLAGS, value_two: 0, op: Operator::MaskedEqual };
+    let no_namespaces =
+        Argument { index: 0, value: NAMESPACE_FLAGS, value_two: 0, op: Operator::MaskedEqual };
     let mut clone = rule("clone", Action::Allow, vec![no_namespaces]);
     clone.excludes = caps(&["CAP_SYS_ADMIN"]);
     let mut clone3 = rule("clone3", Action::Errno, Vec::new());
@@ -175,7 +191,10 @@ fn sockets(families: &[u64]) -> Vec<Rule> {
 /// Other netlink protocols do not exist: useradd and its kin go on without audit then, but give up
 /// when the kernel says EPERM.
 fn no_netlink() -> Rule {
-    Rule { errno_ret: Some(EPROTONOSUPPORT), ..rule("socket", Action::Errno, vec![int_equals(0, AF_NETLINK)]) }
+    Rule {
+        errno_ret: Some(EPROTONOSUPPORT),
+        ..rule("socket", Action::Errno, vec![int_equals(0, AF_NETLINK)])
+    }
 }
 
 fn personality_query() -> impl Iterator<Item = Rule> {

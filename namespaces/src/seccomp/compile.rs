@@ -180,19 +180,31 @@ fn condition(code: &mut Vec<Instruction>, a: &Argument) {
             for (offset, mask, want) in [(high, v_high, want_high), (low, v_low, want_low)] {
                 // A zero mask compares nothing, unless the profile asks for the impossible.
                 if mask != 0 || want != 0 {
-                    code.extend([statement(LOAD, offset), statement(AND, mask), test(EQUAL, 0, TO_FALSE, want)]);
+                    code.extend([
+                        statement(LOAD, offset),
+                        statement(AND, mask),
+                        test(EQUAL, 0, TO_FALSE, want),
+                    ]);
                 }
             }
         }
         // high > v_high decides; high < v_high decides; equal: the low words do.
         Operator::Greater | Operator::GreaterEqual => {
             let low_test = if a.op == Operator::Greater { GREATER } else { AT_LEAST };
-            code.extend([statement(LOAD, high), test(GREATER, 3, 0, v_high), test(EQUAL, 0, TO_FALSE, v_high)]);
+            code.extend([
+                statement(LOAD, high),
+                test(GREATER, 3, 0, v_high),
+                test(EQUAL, 0, TO_FALSE, v_high),
+            ]);
             code.extend([statement(LOAD, low), test(low_test, 0, TO_FALSE, v_low)]);
         }
         Operator::Less | Operator::LessEqual => {
             let low_test = if a.op == Operator::Less { AT_LEAST } else { GREATER };
-            code.extend([statement(LOAD, high), test(AT_LEAST, 0, 3, v_high), test(EQUAL, 0, TO_FALSE, v_high)]);
+            code.extend([
+                statement(LOAD, high),
+                test(AT_LEAST, 0, 3, v_high),
+                test(EQUAL, 0, TO_FALSE, v_high),
+            ]);
             code.extend([statement(LOAD, low), test(low_test, TO_FALSE, 0, v_low)]);
         }
     }
@@ -207,8 +219,9 @@ fn leaf(verdict: &Verdict) -> Result<Vec<Instruction>> {
         let len = block.len();
         for (i, instruction) in block.iter_mut().enumerate() {
             if instruction.code & 7 == 5 {
-                let end = u8::try_from(len - 1 - i)
-                    .map_err(|_| Error::invalid("seccomp profile", "a rule has too many argument conditions"))?;
+                let end = u8::try_from(len - 1 - i).map_err(|_| {
+                    Error::invalid("seccomp profile", "a rule has too many argument conditions")
+                })?;
                 for target in [&mut instruction.jt, &mut instruction.jf] {
                     if *target == TO_FALSE {
                         *target = end;
@@ -246,10 +259,8 @@ fn tree(intervals: &[(u32, &Verdict)], code: &mut Vec<Instruction>) -> Result<()
 
 fn architecture(profile: &Profile, arch: Arch, caps: CapSet) -> Result<Vec<Instruction>> {
     let verdicts = verdicts(profile, arch, caps);
-    let default = Verdict {
-        conditional: Vec::new(),
-        last: outcome(profile.default_action, profile.default_errno_ret),
-    };
+    let default =
+        Verdict { conditional: Vec::new(), last: outcome(profile.default_action, profile.default_errno_ret) };
     // A deny-list's "allow" must hold for calls it has never heard of, too.
     let unknown = match profile.default_action {
         Action::Errno => Verdict { conditional: Vec::new(), last: RET_ERRNO | ENOSYS },

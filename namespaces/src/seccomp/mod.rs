@@ -178,7 +178,9 @@ impl Profile {
             serde_json::from_str(text).map_err(|e| Error::invalid("seccomp profile", e.to_string()))?;
         let mut args = profile.syscalls.iter().flat_map(|r| &r.args);
         match args.find(|a| a.index > 5) {
-            Some(a) => Err(Error::invalid("seccomp profile", format!("argument index {} is beyond 5", a.index))),
+            Some(a) => {
+                Err(Error::invalid("seccomp profile", format!("argument index {} is beyond 5", a.index)))
+            }
             None => Ok(profile),
         }
     }

@@ -61,7 +61,9 @@ fn expected(p: &Profile, arch: Arch, nr: u32, args: [u64; 6], caps: CapSet) -> u
     let conditional = rules.iter().filter(|r| !r.args.is_empty()).find(|r| r.args.iter().all(matches));
     match conditional.or_else(|| rules.iter().find(|r| r.args.is_empty())) {
         Some(r) => ret(r.action, r.errno_ret),
-        None if super::table::TABLE.iter().any(|row| number(arch, row.0) == Some(nr)) => ret(p.default_action, p.default_errno_ret),
+        None if super::table::TABLE.iter().any(|row| number(arch, row.0) == Some(nr)) => {
+            ret(p.default_action, p.default_errno_ret)
+        }
         None => 0x0005_0000 | 38,
     }
 }
@@ -73,18 +75,28 @@ fn every_number_of_every_profile_matches_the_rules() {
         for caps in [CapSet::NONE, CapSet::DEFAULT, CapSet::DOCKER, admin] {
             for (native, also) in [(Arch::X86_64, Some(Arch::I386)), (Arch::Aarch64, None)] {
                 let code = compile(&profile, native, caps).expect("compiles");
-                let served: Vec<Arch> = [Some(native), also.filter(|_| !profile.architectures.is_empty())].into_iter().flatten().collect();
+                let served: Vec<Arch> = [Some(native), also.filter(|_| !profile.architectures.is_empty())]
+                    .into_iter()
+                    .flatten()
+                    .collect();
                 for arch in served {
                     for nr in (0..600).chain([0x4000_0000, 0x4000_0027, u32::MAX]) {
-                        let mut conditional = profile.syscalls.iter().filter(|r| !r.args.is_empty()).flat_map(|r| &r.names);
+                        let mut conditional =
+                            profile.syscalls.iter().filter(|r| !r.args.is_empty()).flat_map(|r| &r.names);
                         let conditional = conditional.any(|n| number(arch, n) == Some(nr));
-                        for first in [0, 1, 2, 16, 38, 40, 0x1000_0000, 0x1200_0011, 0xffff_ffff, 1 << 32 | 38] {
+                        for first in
+                            [0, 1, 2, 16, 38, 40, 0x1000_0000, 0x1200_0011, 0xffff_ffff, 1 << 32 | 38]
+                        {
                             for second in [0, 0x5412, 0x541c, 1 << 40 | 0x5412] {
                                 let args = [first, second, 0, 0, 0, 0];
                                 if !conditional && (first, second) != (0, 0) {
                                     continue;
                                 }
-                                assert_eq!(run(&code, arch.audit(), nr, args), expected(&profile, arch, nr, args, caps), "{arch:?} {nr} {args:x?}");
+                                assert_eq!(
+                                    run(&code, arch.audit(), nr, args),
+                                    expected(&profile, arch, nr, args, caps),
+                                    "{arch:?} {nr} {args:x?}"
+                                );
                             }
                         }
                     }
@@ -99,9 +111,12 @@ fn every_number_of_every_profile_matches_the_rules() {
 fn strict_allows_less_than_secure_allows_less_than_compat() {
     let allowed = |p: &Profile| {
         let code = compile(p, Arch::X86_64, CapSet::NONE).expect("compiles");
-        (0..500).filter(|nr| run(&code, Arch::X86_64.audit(), *nr, [1, 0, 0, 0, 0, 0]) == 0x7fff_0000).collect::<Vec<_>>()
+        (0..500)
+            .filter(|nr| run(&code, Arch::X86_64.audit(), *nr, [1, 0, 0, 0, 0, 0]) == 0x7fff_0000)
+            .collect::<Vec<_>>()
     };
-    let (compat, secure, strict) = (allowed(&Profile::compat()), allowed(&Profile::secure()), allowed(&Profile::strict()));
+    let (compat, secure, strict) =
+        (allowed(&Profile::compat()), allowed(&Profile::secure()), allowed(&Profile::strict()));
     assert!(secure.len() < compat.len() && secure.iter().all(|n| compat.contains(n)));
     assert!(strict.len() < secure.len() && strict.iter().all(|n| secure.contains(n)));
 }
@@ -117,7 +132,12 @@ fn a_terminal_injection_hidden_in_high_bits_is_refused() {
 #[test]
 fn all_builtin_names_are_known() {
     for p in [Profile::compat(), Profile::secure(), Profile::strict()] {
-        for name in p.syscalls.iter().flat_map(|r| &r.names).filter(|n| !["riscv_hwprobe", "recv", "send"].contains(&n.as_str())) {
+        for name in p
+            .syscalls
+            .iter()
+            .flat_map(|r| &r.names)
+            .filter(|n| !["riscv_hwprobe", "recv", "send"].contains(&n.as_str()))
+        {
             assert!(super::table::TABLE.iter().any(|row| row.0 == name), "{name}");
         }
     }

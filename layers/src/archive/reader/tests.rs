@@ -59,12 +59,27 @@ fn hostile_archives_are_refused_by_name() {
     let file = |name: &str| header(name, b'0', 0, |_| {});
     assert_eq!(refused(&file("/etc/passwd")), "an absolute name");
     assert_eq!(refused(&file("a/../../b")), "a name with \"..\"");
-    assert_eq!(refused(&[pax(&[record("size", "1"), record("size", "2")]), file("a")].concat()), "the same PAX record twice");
-    assert_eq!(refused(&[pax(&[record("size", "700")]), with_data(header("a", b'0', 3, |_| {}), b"abc")].concat()), "two different sizes");
-    assert_eq!(refused(&[pax(&[record("path", "x")]), pax(&[record("path", "y")]), file("a")].concat()), "two PAX headers for one entry");
+    assert_eq!(
+        refused(&[pax(&[record("size", "1"), record("size", "2")]), file("a")].concat()),
+        "the same PAX record twice"
+    );
+    assert_eq!(
+        refused(&[pax(&[record("size", "700")]), with_data(header("a", b'0', 3, |_| {}), b"abc")].concat()),
+        "two different sizes"
+    );
+    assert_eq!(
+        refused(&[pax(&[record("path", "x")]), pax(&[record("path", "y")]), file("a")].concat()),
+        "two PAX headers for one entry"
+    );
     assert_eq!(refused(&[pax(&[b"99 path=x\n".to_vec()]), file("a")].concat()), "malformed PAX record");
-    assert_eq!(refused(&[pax(&[record("GNU.sparse.major", "1")]), file("a")].concat()), "GNU sparse files are not supported");
-    assert_eq!(refused(&with_data(header("d", b'5', 5, |_| {}), b"hello")), "data behind an entry that has none");
+    assert_eq!(
+        refused(&[pax(&[record("GNU.sparse.major", "1")]), file("a")].concat()),
+        "GNU sparse files are not supported"
+    );
+    assert_eq!(
+        refused(&with_data(header("d", b'5', 5, |_| {}), b"hello")),
+        "data behind an entry that has none"
+    );
     assert_eq!(refused(&header("a", b'Z', 0, |_| {})), "unknown entry type");
     assert_eq!(refused(&header("a", b'2', 0, |_| {})), "a link with an empty or overlong target");
     assert_eq!(refused(&pax(&[record("path", "x")])), "an extension header without an entry");
@@ -78,7 +93,11 @@ fn hostile_archives_are_refused_by_name() {
 #[test]
 fn long_names_sizes_and_times() {
     let long = "d/".repeat(90) + "file";
-    let archive = [pax(&[record("path", &long), record("mtime", "-1.25"), record("uid", "3000000000")]), header("short", b'0', 0, |_| {})].concat();
+    let archive = [
+        pax(&[record("path", &long), record("mtime", "-1.25"), record("uid", "3000000000")]),
+        header("short", b'0', 0, |_| {}),
+    ]
+    .concat();
     let mut r = Reader::new(&archive[..], Bounds::default());
     let e = r.next().expect("valid").expect("one entry");
     assert_eq!((e.path, e.mtime, e.uid), (long.into_bytes(), (-2, 750_000_000), 3_000_000_000));
@@ -103,12 +122,21 @@ fn what_the_tar_crate_writes_is_read_back() {
 fn gnu_tar_reads_the_same_names() {
     let dir = std::env::temp_dir().join(format!("boxship-tar-{}", std::process::id()));
     std::fs::create_dir_all(&dir).expect("temporary directory");
-    let archive = [header("one", b'0', 0, |_| {}), with_data(header("two", b'0', 3, |_| {}), b"abc"), vec![0; 1024]].concat();
+    let archive =
+        [header("one", b'0', 0, |_| {}), with_data(header("two", b'0', 3, |_| {}), b"abc"), vec![0; 1024]]
+            .concat();
     let path = dir.join("a.tar");
     std::fs::File::create(&path).and_then(|mut f| f.write_all(&archive)).expect("written");
-    let listed = std::process::Command::new("tar").arg("-tf").arg(&path).output().expect("tar is part of Debian's base");
+    let listed = std::process::Command::new("tar")
+        .arg("-tf")
+        .arg(&path)
+        .output()
+        .expect("tar is part of Debian's base");
     std::fs::remove_dir_all(&dir).expect("removed");
-    assert_eq!(String::from_utf8_lossy(&listed.stdout).lines().collect::<Vec<_>>(), names(&archive).expect("valid"));
+    assert_eq!(
+        String::from_utf8_lossy(&listed.stdout).lines().collect::<Vec<_>>(),
+        names(&archive).expect("valid")
+    );
 }
 
 proptest! {
