@@ -1,5 +1,7 @@
 //! Starts many containers at once and shows them live: `cargo run --release --example many -- 50`.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to a person")]
+
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 

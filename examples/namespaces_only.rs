@@ -1,6 +1,8 @@
 //! Namespaces without any image: a command that sees its own processes, host name and mounts, with the
 //! host's files. `cargo run --release --example namespaces_only -- /bin/sh -c 'hostname; ps'`.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to a person")]
+
 use std::os::fd::AsFd;
 
 use boxship_namespaces::{Mount, Namespaces, Sandbox, Stdio};

@@ -1,6 +1,8 @@
 //! The first five minutes: an image made of this host's own programs, a shell in it, and the proof
 //! that it is isolated. `cargo run --release --example quickstart`, as root or as an ordinary user.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to a person")]
+
 use std::time::{Duration, Instant};
 
 use boxship::{ByteSize, Container, Engine, Error, ErrorKind, Image};

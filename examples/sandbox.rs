@@ -1,6 +1,8 @@
 //! Runs a command that is not trusted: no network, a read-only root, tight limits and a timeout, and
 //! tells what it used. `cargo run --release --example sandbox -- /bin/sh -c 'echo hi'`.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to a person")]
+
 use std::time::{Duration, Instant};
 
 use boxship::{ByteSize, Container, Error, ErrorKind, Image, Mount, Profile};

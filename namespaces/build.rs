@@ -1,5 +1,7 @@
 //! Compiles the helper with the same rustc, for the same target: one static ELF without libc.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "a build script has no better way to stop a build")]
+
 use std::env;
 use std::path::PathBuf;
 use std::process::Command;

@@ -19,7 +19,7 @@ pub(crate) type Pending<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 /// An image. A handle: cheap to clone, and dropping it changes nothing.
 #[derive(Clone, Debug)]
 pub struct Image {
-    inner: boxship_layers::Image,
+    inner: std::sync::Arc<boxship_layers::Image>,
 }
 
 /// A line of the list of images.
@@ -197,8 +197,10 @@ impl ImageApi {
     /// Nothing is changed.
     pub async fn get(&self, name: &str) -> Result<Image> {
         let (api, name) = (self.clone(), name.to_owned());
-        blocking::run(move || Ok(Image { inner: api.blocking_engine()?.runtime().store().image(&name)? }))
-            .await
+        blocking::run(move || {
+            Ok(Image { inner: api.blocking_engine()?.runtime().store().image(&name)?.into() })
+        })
+        .await
     }
 
     /// As [`Image::list`].
@@ -305,7 +307,7 @@ impl Import {
                 store.import(file, &name, &self.options, observe)?
             }
         };
-        Ok(Image { inner })
+        Ok(Image { inner: inner.into() })
     }
 }
 

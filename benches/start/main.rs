@@ -12,6 +12,7 @@
     clippy::panic,
     clippy::print_stdout,
     clippy::too_many_lines,
+    clippy::missing_panics_doc,
     reason = "a benchmark stops at the first surprise"
 )]
 

@@ -43,9 +43,9 @@ pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()
     };
     let mut last = io::Result::Ok(());
     for _ in 0..3 {
-        let mut entries = Dir::read_from(&dir)?;
+        let entries = Dir::read_from(&dir)?;
         let mut any = false;
-        while let Some(entry) = entries.next() {
+        for entry in entries {
             let entry = entry?;
             let child = OsStr::from_bytes(entry.file_name().to_bytes());
             if child == "." || child == ".." {

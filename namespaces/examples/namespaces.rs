@@ -1,6 +1,8 @@
 //! Runs a command in namespaces of its own, without any image:
 //! `cargo run -p boxship-namespaces --example namespaces -- user,pid,mnt,uts /bin/sh -c 'id; ps'`.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to a person")]
+
 use std::os::fd::AsFd;
 
 use boxship_namespaces::{Mount, Namespaces, Sandbox, Stdio};

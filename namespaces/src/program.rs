@@ -113,7 +113,7 @@ impl Compiler {
     }
 
     fn bytes(&mut self, bytes: &[u8], align: usize) -> u64 {
-        while (DATA_START + self.data.len()) % align != 0 {
+        while !(DATA_START + self.data.len()).is_multiple_of(align) {
             self.data.push(0);
         }
         let at = DATA_START + self.data.len();
@@ -187,7 +187,7 @@ impl Compiler {
         if self.fds.len() as u64 >= REGISTERS || self.next_register > 1000 {
             return Err(Error::invalid("plan", "it names more than 500 files"));
         }
-        while (DATA_START + self.data.len()) % 8 != 0 {
+        while !(DATA_START + self.data.len()).is_multiple_of(8) {
             self.data.push(0);
         }
         self.header.ops = (DATA_START + self.data.len()) as u32;

@@ -523,8 +523,11 @@ fn send(socket: BorrowedFd<'_>, m: &Message, tail: &[u8], fds: &[BorrowedFd<'_>]
     }
 }
 
-/// The next message, its data, and a descriptor if one came; `None` at the end.
-fn receive(socket: BorrowedFd<'_>) -> Result<Option<(Message, Vec<u8>, Option<OwnedFd>)>> {
+/// A message, its data, and a descriptor if one came.
+type Received = (Message, Vec<u8>, Option<OwnedFd>);
+
+/// The next message; `None` at the end.
+fn receive(socket: BorrowedFd<'_>) -> Result<Option<Received>> {
     let mut buffer = [0u8; MESSAGE_LEN + 4096];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);

@@ -13,6 +13,7 @@
     clippy::panic,
     clippy::print_stdout,
     clippy::too_many_lines,
+    clippy::missing_panics_doc,
     reason = "a test binary"
 )]
 

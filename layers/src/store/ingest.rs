@@ -101,7 +101,7 @@ impl Store {
         while let Some(entry) = reader.next()? {
             extractor.add(entry, &mut reader)?;
             entries += 1;
-            if entries % 64 == 0 && !observer(Progress::Read { bytes: extractor.bytes }) {
+            if entries.is_multiple_of(64) && !observer(Progress::Read { bytes: extractor.bytes }) {
                 return Err(Error::Cancelled);
             }
         }
