@@ -10,7 +10,7 @@ fn run(code: &[Instruction], arch: u32, nr: u32, args: [u64; 6]) -> u32 {
         4 => arch,
         _ => {
             let a = args[((offset - 16) / 8) as usize];
-            if (offset - 16) % 8 == 0 { a as u32 } else { (a >> 32) as u32 }
+            if (offset - 16).is_multiple_of(8) { a as u32 } else { (a >> 32) as u32 }
         }
     };
     let (mut pc, mut acc) = (0usize, 0u32);
