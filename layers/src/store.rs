@@ -297,6 +297,12 @@ impl Store {
         }
     }
 
+    /// A name in the trash that nobody else uses, for whoever moves something there.
+    #[must_use]
+    pub fn trash_name(&self) -> String {
+        fsx::random_name()
+    }
+
     /// [`set_aside`](Store::set_aside), then frees the space.
     ///
     /// # Errors

@@ -71,7 +71,7 @@ impl Log {
         let mut to = [0u8; 16];
         for n in (0..self.max_files).rev() {
             let (Some(f), Some(t)) = (name(&mut from, n), name(&mut to, n + 1)) else { return };
-            let _ = sys::renameat(self.dir, f, t);
+            let _ = sys::renameat(self.dir, f, self.dir, t);
         }
         let flags = O_CREAT | O_TRUNC | O_APPEND | O_WRONLY | O_NOFOLLOW;
         if let Ok(fd) = sys::openat(self.dir, Text::literal(c"log"), flags, 0o600) {

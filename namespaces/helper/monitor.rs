@@ -440,19 +440,25 @@ impl Monitor<'_> {
         let Ok(fd) = sys::openat(dir, temporary, flags, 0o600) else { return };
         let done = sys::write_all(fd, &b[..end]).and_then(|()| sys::fsync(fd));
         sys::close(fd);
-        if done.is_ok() && sys::renameat(dir, temporary, Text::literal(c"exit")).is_ok() {
+        if done.is_ok() && sys::renameat(dir, temporary, dir, Text::literal(c"exit")).is_ok() {
             let _ = sys::fsync(dir);
         }
     }
 
-    /// Removes the container's cgroups; a process that is still dying keeps one busy for a moment.
+    /// Removes what the plan says; a process that is still dying keeps a cgroup busy for a moment.
     fn remove_directories(&self) {
         let h = self.header;
-        let Ok(pairs) = self.plan.longs(u64::from(h.cleanup), h.cleanup_count as usize * 2) else { return };
-        for pair in pairs.chunks_exact(2) {
-            let (dir, Ok(name)) = (self.slots.optional(pair[0] as u32), self.plan.text(pair[1])) else { continue };
+        let Ok(all) = self.plan.longs(u64::from(h.cleanup), h.cleanup_count as usize * 4) else { return };
+        for part in all.chunks_exact(4) {
+            let (dir, Ok(name)) = (self.slots.optional(part[0] as u32), self.plan.text(part[1])) else { continue };
+            let to = self.slots.optional(part[2] as u32);
+            if let (true, Ok(new)) = (to >= 0, self.plan.text(part[3])) {
+                let _ = sys::renameat(dir, name, to, new);
+                continue;
+            }
+            let flags = if part[3] != 0 { 0x200 } else { 0 };
             for _ in 0..50 {
-                match sys::unlinkat(dir, name, 0x200) {
+                match sys::unlinkat(dir, name, flags) {
                     Err(Errno(EBUSY)) => sys::sleep_ms(2),
                     _ => break,
                 }

@@ -230,15 +230,16 @@ fn start(plan: Plan, h: &'static Header, slots: &mut Slots, log: &mut Log, begun
 
 /// Keeps what the monitor itself uses.
 fn close_slots(plan: Plan, h: &Header, slots: &mut Slots) {
-    let mut keep = [crate::wire::NO_SLOT; 64];
+    let mut keep = [crate::wire::NO_SLOT; 96];
     let own = [
         h.proc_dir, h.state_dir, h.lock_file, h.listener, h.cgroup_kill, h.oom_file, h.cpu_file,
         h.memory_peak_file, h.forward_stdout, h.forward_stderr,
     ];
     keep[..own.len()].copy_from_slice(&own);
-    if let Ok(pairs) = plan.longs(u64::from(h.cleanup), h.cleanup_count as usize * 2) {
-        for (k, pair) in keep[own.len()..].iter_mut().zip(pairs.chunks_exact(2)) {
-            *k = pair[0] as u32;
+    if let Ok(all) = plan.longs(u64::from(h.cleanup), h.cleanup_count as usize * 4) {
+        let slots = all.chunks_exact(4).flat_map(|part| [part[0] as u32, part[2] as u32]);
+        for (k, slot) in keep[own.len()..].iter_mut().zip(slots) {
+            *k = slot;
         }
     }
     slots.close_except(&keep);

@@ -285,8 +285,8 @@ pub fn symlinkat(target: Text, dir: i32, path: Text) -> Result<()> {
 pub fn unlinkat(dir: i32, path: Text, flags: u32) -> Result<()> {
     sys!(nr::UNLINKAT, dir, path.addr(), flags).map(drop)
 }
-pub fn renameat(dir: i32, from: Text, to: Text) -> Result<()> {
-    sys!(nr::RENAMEAT2, dir, from.addr(), dir, to.addr(), 0).map(drop)
+pub fn renameat(from: i32, name: Text, to: i32, new: Text) -> Result<()> {
+    sys!(nr::RENAMEAT2, from, name.addr(), to, new.addr(), 0).map(drop)
 }
 pub fn chown_nofollow(dir: i32, path: Text, uid: u32, gid: u32) -> Result<()> {
     sys!(nr::FCHOWNAT, dir, path.addr(), uid, gid, 0x100 | 0x1000).map(drop)

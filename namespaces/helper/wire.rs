@@ -57,7 +57,9 @@ pub struct Header {
     /// Log rotation: bytes per file, and how many rotated files to keep.
     pub log_max_files: u32,
     pub log_max_size: u64,
-    /// Array of `cleanup_count` pairs (slot, name offset): directories removed after the exit.
+    /// Array of `cleanup_count` quadruples (slot, name, slot, new name): what goes after the exit. With a
+    /// second slot it is renamed there, without one (NO_SLOT) it is unlinked, as a directory when the new
+    /// name is not 0.
     pub cleanup: u32,
     pub cleanup_count: u32,
 }

@@ -28,5 +28,5 @@ pub use mount::{Mount, Overlay, Root};
 pub use nix::sys::resource::Resource;
 pub use privilege::Privilege;
 pub use profile::Profile;
-pub use sandbox::{Cgroups, Device, MonitorOptions, Rlimit, Sandbox, SmallFile, Stdio, User};
+pub use sandbox::{Cgroups, Device, Discard, MonitorOptions, Rlimit, Sandbox, SmallFile, Stdio, User};
 pub use spawn::{Attachment, Child, Event, ExitStatus, Helper, Output, Reaper};

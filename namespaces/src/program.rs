@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::idmap::IdMap;
 use crate::kind::Namespaces;
 use crate::privilege::Privilege;
-use crate::sandbox::{Cgroups, MonitorOptions, Sandbox, Stdio};
+use crate::sandbox::{Cgroups, Discard, MonitorOptions, Sandbox, Stdio};
 use crate::wire::{Header, MAGIC, NO_SLOT, Op, VERSION, flag, op};
 
 /// First slot that operations fill; those below hold the descriptors that were sent.
@@ -94,6 +94,8 @@ pub(crate) struct Compiler {
     /// The register of the `/dev` tmpfs, once mounted.
     dev: Option<u64>,
     waited: bool,
+    /// See `Header::cleanup`.
+    cleanup: Vec<u64>,
 }
 
 /// The data area starts after a copy of the header; ops are put behind the data at the end.
@@ -328,6 +330,7 @@ pub(crate) fn compile(mut plan: Sandbox, privilege: Privilege) -> Result<Program
         proc: None,
         dev: None,
         waited: false,
+        cleanup: Vec::new(),
     };
     let proc = rustix::fs::open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     c.header.proc_dir = c.send(proc.map_err(Error::io("open /proc"))?);
@@ -441,14 +444,9 @@ fn cgroups(c: &mut Compiler, cgroups: Cgroups, set: Namespaces) {
     if !set.contains(Namespaces::PID) {
         c.header.cgroup_kill = c.send_option(cgroups.kill);
     }
-    let mut pairs = Vec::new();
     for (dir, name) in cgroups.remove {
-        pairs.extend([u64::from(c.send(dir)), c.text(name)]);
-    }
-    #[allow(clippy::cast_possible_truncation, reason = "offsets in a plan")]
-    if !pairs.is_empty() {
-        c.header.cleanup_count = (pairs.len() / 2) as u32;
-        c.header.cleanup = c.longs(&pairs) as u32;
+        let (slot, name) = (u64::from(c.send(dir)), c.text(name));
+        c.cleanup.extend([slot, name, u64::from(NO_SLOT), 1]);
     }
     if set.contains(Namespaces::CGROUP) {
         c.step(op::UNSHARE, 0, [Namespaces::CGROUP.bits(), 0, 0], "create", "the cgroup namespace");
@@ -610,6 +608,25 @@ fn monitor(c: &mut Compiler, options: MonitorOptions) {
     let [out, err] = options.forward;
     c.header.forward_stdout = c.send_option(out);
     c.header.forward_stderr = c.send_option(err);
+    for discard in options.discard {
+        match discard {
+            Discard::Rename { from, name, to, new } => {
+                let (from, to) = (u64::from(c.send(from)), u64::from(c.send(to)));
+                let (name, new) = (c.text(name), c.text(new));
+                c.cleanup.extend([from, name, to, new]);
+            }
+            Discard::Unlink { dir, name } => {
+                let (dir, name) = (u64::from(c.send(dir)), c.text(name));
+                c.cleanup.extend([dir, name, u64::from(NO_SLOT), 0]);
+            }
+        }
+    }
+    let cleanup = std::mem::take(&mut c.cleanup);
+    #[allow(clippy::cast_possible_truncation, reason = "offsets in a plan")]
+    if !cleanup.is_empty() {
+        c.header.cleanup_count = (cleanup.len() / 4) as u32;
+        c.header.cleanup = c.longs(&cleanup) as u32;
+    }
     c.header.log_max_size = options.log_max_size;
     c.header.log_max_files = options.log_max_files;
 }

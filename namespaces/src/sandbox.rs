@@ -139,6 +139,29 @@ pub struct Cgroups {
     pub remove: Vec<(OwnedFd, String)>,
 }
 
+/// Something of the container that goes when it ends.
+#[derive(Debug)]
+pub enum Discard {
+    /// Move it out of sight in one step.
+    Rename {
+        /// Where it is.
+        from: OwnedFd,
+        /// What it is called.
+        name: String,
+        /// Where it goes.
+        to: OwnedFd,
+        /// What it is called there.
+        new: String,
+    },
+    /// Remove a file or symlink.
+    Unlink {
+        /// Where it is.
+        dir: OwnedFd,
+        /// What it is called.
+        name: String,
+    },
+}
+
 /// What the monitor does besides watching the process.
 #[derive(Debug, Default)]
 pub struct MonitorOptions {
@@ -162,6 +185,8 @@ pub struct MonitorOptions {
     pub listener: Option<OwnedFd>,
     /// Where pumped output is copied to.
     pub forward: [Option<OwnedFd>; 2],
+    /// What the monitor removes after the exit has been told (or when the start failed).
+    pub discard: Vec<Discard>,
 }
 
 impl Sandbox {

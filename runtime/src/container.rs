@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use boxship_cgroups::{Group, Parent, Usage};
 use boxship_layers::Store;
-use boxship_namespaces::{Attachment, Child, ExitStatus, Helper, Privilege, Reaper};
+use boxship_namespaces::{Attachment, Child, Discard, ExitStatus, Helper, Privilege, Reaper};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
@@ -143,7 +143,7 @@ impl Runtime {
         let mut alive = std::collections::HashSet::new();
         for id in self.ids()? {
             match self.load(&id) {
-                Ok(c) if c.is_disposable() => {
+                Ok(c) if c.is_disposable() && !c.is_locked().unwrap_or(false) => {
                     // Held while it is removed: nobody can start it meanwhile.
                     match c.try_lock() {
                         Ok(Some(_lock)) => self.tidy(&id, c.discard()),
@@ -205,7 +205,10 @@ impl Runtime {
             let _ = container.discard();
             return Err(e);
         }
-        drop(container.take_creation_lock());
+        if let Some(lock) = container.take_creation_lock() {
+            // Said, and not left to closing: a process that is being spawned may have a copy.
+            let _ = rustix::fs::flock(&lock, FlockOperation::Unlock);
+        }
         Ok(container)
     }
 
@@ -453,14 +456,12 @@ impl Container {
     /// The lock, unless the monitor or another operation holds it.
     fn try_lock(&self) -> Result<Option<OwnedFd>> {
         let fd = self.lock_file(OFlags::RDWR)?;
-        // Those who only ask hold it together for a moment: that is no reason to give up.
+        // Those who only ask hold it for a moment, and so does a process that another thread is just
+        // spawning (it has copies of all descriptors until it executes): neither is a reason to give up.
         for _ in 0..50 {
             match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Some(fd)),
-                Err(Errno::WOULDBLOCK) if !self.is_locked()? => {
-                    std::thread::sleep(Duration::from_micros(200))
-                }
-                Err(Errno::WOULDBLOCK) => return Ok(None),
+                Err(Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_micros(200)),
                 Err(e) => return Err(Error::io("lock", self.path())(e)),
             }
         }
@@ -753,9 +754,25 @@ impl Container {
         self.runtime.discard_files(self.id(), self.config().name.as_deref(), self.inner.id_slot)
     }
 
-    /// Removes what is left of it after its monitor has told its end and removed the cgroups.
-    pub(crate) fn discard_ended(&self) -> Result<()> {
-        self.runtime.discard_record(self.id(), self.config().name.as_deref(), self.inner.id_slot)
+    /// What its monitor removes when it has ended, in the order that leaves nothing behind.
+    pub(crate) fn discards(&self) -> Result<Vec<Discard>> {
+        let store = self.runtime.store();
+        let id = self.id().to_owned();
+        let trash = |parent: &str| -> Result<Discard> {
+            let (from, to) = (store.dir(parent)?, store.dir("trash")?);
+            Ok(Discard::Rename { from, name: id.clone(), to, new: store.trash_name() })
+        };
+        let mut all = vec![trash("containers")?];
+        if self.config().rootfs.is_none() {
+            all.push(trash("snapshots")?);
+        }
+        if let Some(name) = &self.config().name {
+            all.push(Discard::Unlink { dir: store.dir("names")?, name: name.clone() });
+        }
+        if let Some(slot) = self.inner.id_slot {
+            all.push(Discard::Unlink { dir: store.dir("ids")?, name: slot.to_string() });
+        }
+        Ok(all)
     }
 
     /// Its logs from the beginning.

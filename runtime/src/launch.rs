@@ -126,10 +126,17 @@ impl Running {
         Ok(false)
     }
 
-    /// Whether the end is known; what is left is cleaning up.
+    /// Whether the end is known and the monitor has removed everything: [`finish`](Running::finish) has
+    /// nothing to wait for then.
     #[must_use]
-    pub fn has_exited(&self) -> bool {
-        self.exit.is_some() || self.over
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Whether it is known how it ended.
+    #[must_use]
+    pub fn has_status(&self) -> bool {
+        self.exit.is_some()
     }
 
     /// Waits for the end, removes the container and tells how it ended; blocks.
@@ -137,26 +144,19 @@ impl Running {
     /// # Errors
     /// [`Error::Namespaces`] when the monitor was killed; [`Error::Layers`] when removal failed.
     pub fn wait(&mut self) -> Result<ExitStatus> {
-        while !self.has_exited() {
-            self.step()?;
-        }
         let status = self.finish();
         self.container.runtime().store().empty_trash();
         status
     }
 
-    /// Removes the container once [`has_exited`](Running::has_exited); blocks until its monitor has
-    /// removed the cgroups. The space is freed by the store's `empty_trash`.
+    /// Tells how it ended; blocks until [`is_over`](Running::is_over). The monitor has removed the container;
+    /// one whose monitor was killed is removed here. The store's `empty_trash` frees the space.
     ///
     /// # Errors
     /// As [`wait`](Running::wait).
     pub fn finish(&mut self) -> Result<ExitStatus> {
         let _span = tracing::debug_span!("remove").entered();
         let known = self.exit.is_some();
-        if known && let Err(e) = self.container.discard_ended() {
-            // How it ended matters more; what is left is removed by the next open.
-            tracing::debug!(id = self.container.id(), error = %e, "not removed");
-        }
         while !self.step()? {}
         if !known {
             self.container.discard()?;
@@ -467,6 +467,7 @@ impl Plan<'_> {
             lock,
             listener,
             forward: [streams.terminal_copy, None],
+            discard: if self.container.is_ephemeral() { self.container.discards()? } else { Vec::new() },
         };
         if let Some((rows, columns)) = config.terminal {
             s = s.terminal(rows, columns);

@@ -82,11 +82,11 @@ async fn write_all(input: Option<(OwnedFd, Vec<u8>)>) {
     }
 }
 
-/// Follows the monitor's messages until the container's end is known.
+/// Follows the monitor's messages until it has removed the container.
 async fn until_exited(running: Running) -> Result<Running> {
     let watch = |e| Error::io("watch the container", e);
     let mut socket = blocking::watch(running).map_err(watch)?;
-    while !socket.get_ref().has_exited() {
+    while !socket.get_ref().is_over() {
         let mut ready = socket.readable_mut().await.map_err(watch)?;
         ready.get_inner_mut().step()?;
         ready.clear_ready();
@@ -117,9 +117,12 @@ impl Started {
             },
         };
         let mut running = running?;
-        let (status, store) =
-            blocking::run(move || Ok((running.finish()?, running.container().runtime().store().clone())))
-                .await?;
+        let store = running.container().runtime().store().clone();
+        // Over: its result is there, unless the monitor was killed and something is left to remove.
+        let status = match running.is_over() && running.has_status() {
+            true => running.finish()?,
+            false => blocking::run(move || Ok(running.finish()?)).await?,
+        };
         // Nobody waits for the space; should the program end first, the next open frees it.
         drop(tokio::task::spawn_blocking(move || store.empty_trash()));
         Ok(Output { status, stdout: stdout?, stderr: stderr?, timed_out })
