@@ -133,14 +133,14 @@ fn interleaved(
     }
 }
 
-/// Nanoseconds per container with `starters` at once.
+/// Nanoseconds per container with `starters` at once, isolated as crun isolates: without a user namespace.
 fn rate(b: &Bench, peers: &mut Peers, all: &mut Samples, case: &'static str, starters: usize, n: usize) {
     for _ in 0..5 {
         let begin = Instant::now();
         b.runtime.block_on(async {
             let one = async {
                 for _ in 0..n / starters {
-                    b.start(Profile::Default).await
+                    b.start(Profile::Compat).await
                 }
             };
             if starters == 1 {
@@ -148,7 +148,7 @@ fn rate(b: &Bench, peers: &mut Peers, all: &mut Samples, case: &'static str, sta
             } else {
                 let two = async {
                     for _ in 0..n / starters {
-                        b.start(Profile::Default).await
+                        b.start(Profile::Compat).await
                     }
                 };
                 tokio::join!(one, two);

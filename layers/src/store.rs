@@ -313,10 +313,15 @@ impl Store {
         Ok(())
     }
 
-    /// Frees what was set aside. Several threads and processes may do so at once; what one of them
-    /// cannot remove is left to the next.
+    /// Frees what was set aside. One at a time does so, of all threads and processes: who comes while
+    /// another is at it has nothing to do, and what it leaves is removed by the next.
     pub fn empty_trash(&self) {
-        self.collect_leftovers("trash", false);
+        let Ok(trash) = self.dir("trash") else { return };
+        if rustix::fs::flock(&trash, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            self.collect_leftovers("trash", false);
+            // Said, and not left to closing: a process that is being spawned may have a copy.
+            let _ = rustix::fs::flock(&trash, FlockOperation::Unlock);
+        }
     }
 }
 

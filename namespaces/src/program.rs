@@ -376,7 +376,7 @@ fn namespaces(c: &mut Compiler, plan: &Sandbox) {
             c.header.flags |= flag::DONOR_DENY_SETGROUPS;
         }
         c.users.donor = Some(donor);
-    } else if set.contains(Namespaces::NET | Namespaces::MOUNT) && !c.users.rootless {
+    } else if plan.overlap && set.contains(Namespaces::NET | Namespaces::MOUNT) && !c.users.rootless {
         // A network namespace takes the kernel as long as everything else together: a donor makes it
         // at the same time.
         c.header.donor_flags = set.and(donated).bits();

@@ -114,6 +114,7 @@ pub struct Sandbox {
     pub(crate) keyring: Option<String>,
     pub(crate) oom_score_adj: Option<i16>,
     pub(crate) loopback: bool,
+    pub(crate) overlap: bool,
     pub(crate) terminal: Option<(u16, u16)>,
     pub(crate) stdio: [Stdio; 3],
     pub(crate) cgroups: Cgroups,
@@ -222,6 +223,7 @@ impl Sandbox {
             keyring: None,
             oom_score_adj: None,
             loopback: false,
+            overlap: true,
             terminal: None,
             stdio: [Stdio::Null, Stdio::Null, Stdio::Null],
             cgroups: Cgroups::default(),
@@ -399,6 +401,13 @@ impl Sandbox {
     /// Brings up `lo` (needs [`Namespaces::NET`]).
     pub fn loopback(mut self, on: bool) -> Self {
         self.loopback = on;
+        self
+    }
+
+    /// Makes the network namespace in a process of its own while the mounts are made: sooner ready when
+    /// another core is idle (the default), more work in all when none is.
+    pub fn overlap(mut self, on: bool) -> Self {
+        self.overlap = on;
         self
     }
 

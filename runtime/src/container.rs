@@ -7,6 +7,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::launch::{self, Streams};
+use crate::launch::{self, Start, Streams};
 use crate::status::{Operation, State, Status};
 use crate::{ids, logs};
 
@@ -28,6 +29,8 @@ use crate::{ids, logs};
 struct Inner {
     store: Store,
     cgroups: OnceLock<Parent>,
+    /// Starts under way in this process.
+    starting: AtomicUsize,
     /// Dropped containers whose monitors are ending.
     ending: Mutex<Vec<(Reaper, Container)>>,
 }
@@ -35,6 +38,25 @@ struct Inner {
 /// The containers of one root directory; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Runtime(Arc<Inner>);
+
+/// A start under way.
+pub(crate) struct Starting<'a> {
+    count: &'a AtomicUsize,
+    alone: bool,
+}
+
+impl Starting<'_> {
+    /// Whether it was the only one when it began.
+    pub(crate) fn alone(&self) -> bool {
+        self.alone
+    }
+}
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// `container.json`.
 #[derive(Serialize, Deserialize)]
@@ -85,7 +107,12 @@ impl Runtime {
     /// # Errors
     /// As [`open`](Runtime::open).
     pub fn with_store(store: Store) -> Result<Runtime> {
-        let inner = Inner { store, cgroups: OnceLock::new(), ending: Mutex::new(Vec::new()) };
+        let inner = Inner {
+            store,
+            cgroups: OnceLock::new(),
+            starting: AtomicUsize::new(0),
+            ending: Mutex::new(Vec::new()),
+        };
         let runtime = Runtime(Arc::new(inner));
         runtime.recover()?;
         Ok(runtime)
@@ -95,6 +122,12 @@ impl Runtime {
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.0.store
+    }
+
+    /// Counts a start as under way until the result is dropped.
+    pub(crate) fn begin_start(&self) -> Starting<'_> {
+        let before = self.0.starting.fetch_add(1, Ordering::Relaxed);
+        Starting { count: &self.0.starting, alone: before == 0 }
     }
 
     /// Where groups are made; `None` for those who may make none. A failure is not remembered.
@@ -546,7 +579,9 @@ impl Container {
             self.runtime.store().renew_snapshot(self.id())?;
         }
         let streams = Streams::logged(self.config().stdin_open);
-        let child: Result<Child> = self.launch(streams, Some(lock), true, Helper::start);
+        let starting = self.runtime.begin_start();
+        let start = Start { detached: true, overlap: starting.alone() };
+        let child: Result<Child> = self.launch(streams, Some(lock), start, Helper::start);
         if had_exit {
             let _ = match &child {
                 Ok(_) => rustix::fs::unlinkat(&dir, "exit.previous", AtFlags::empty()),

@@ -196,35 +196,64 @@ impl Runtime {
         let _span = tracing::debug_span!("run").entered();
         config.validate()?;
         self.reap();
-        // A process takes the kernel about as long as the directories take us: both at once.
-        std::thread::scope(|scope| {
-            let parent = tracing::Span::current();
-            let helper = std::thread::Builder::new()
-                .spawn_scoped(scope, move || parent.in_scope(Helper::start))
-                .map_err(Error::io("start a thread in", self.store().path()))?;
+        // Others that are starting keep the cores busy: then doing two things at once only costs.
+        let starting = self.begin_start();
+        let overlap = starting.alone();
+        let span = tracing::Span::current();
+        let run = |helper: HelperSource<'_>| {
             let container = {
                 let _span = tracing::debug_span!("record").entered();
                 self.record(config, true)?
             };
             let lock = container.take_creation_lock();
-            match container.launch(streams, lock, false, move || join(helper)) {
+            match container.launch(streams, lock, Start { detached: false, overlap }, || helper.get()) {
                 Ok(child) => Ok(Running { container, child, exit: None, over: false }),
                 Err(e) => {
                     let _ = container.discard();
                     Err(e)
                 }
             }
+        };
+        if !overlap {
+            return run(HelperSource::Now);
+        }
+        // A process takes the kernel about as long as the directories take us.
+        std::thread::scope(|scope| {
+            let helper = std::thread::Builder::new()
+                .spawn_scoped(scope, move || span.in_scope(Helper::start))
+                .map_err(Error::io("start a thread in", self.store().path()))?;
+            run(HelperSource::Thread(helper))
         })
     }
 }
 
-fn join(
-    helper: std::thread::ScopedJoinHandle<'_, boxship_namespaces::Result<Helper>>,
-) -> boxship_namespaces::Result<Helper> {
-    match helper.join() {
-        Ok(helper) => helper,
-        Err(panic) => std::panic::resume_unwind(panic),
+/// Where a start gets its helper from.
+enum HelperSource<'scope> {
+    /// Started when it is needed.
+    Now,
+    /// Being started by a thread.
+    Thread(std::thread::ScopedJoinHandle<'scope, boxship_namespaces::Result<Helper>>),
+}
+
+impl HelperSource<'_> {
+    fn get(self) -> boxship_namespaces::Result<Helper> {
+        match self {
+            HelperSource::Now => Helper::start(),
+            HelperSource::Thread(handle) => match handle.join() {
+                Ok(helper) => helper,
+                Err(panic) => std::panic::resume_unwind(panic),
+            },
+        }
     }
+}
+
+/// How a process is started.
+#[derive(Clone, Copy)]
+pub(crate) struct Start {
+    /// It outlives its creator.
+    pub(crate) detached: bool,
+    /// Work is spread over two cores.
+    pub(crate) overlap: bool,
 }
 
 /// The host's arrangement for one start.
@@ -242,7 +271,7 @@ impl Container {
         &self,
         streams: Streams,
         lock: Option<OwnedFd>,
-        detached: bool,
+        start: Start,
         helper: impl FnOnce() -> boxship_namespaces::Result<Helper>,
     ) -> Result<Child> {
         let config = self.config();
@@ -256,7 +285,7 @@ impl Container {
         };
         let sandbox = {
             let _span = tracing::debug_span!("plan").entered();
-            plan.sandbox(streams, lock, detached, group.as_ref())
+            plan.sandbox(streams, lock, start, group.as_ref())
         };
         let started = sandbox.and_then(|s| Ok(s.spawn_with(helper()?)?));
         if started.is_err()
@@ -403,7 +432,7 @@ impl Plan<'_> {
         &self,
         streams: Streams,
         lock: Option<OwnedFd>,
-        detached: bool,
+        start: Start,
         group: Option<&Group>,
     ) -> Result<Sandbox> {
         let config = self.config;
@@ -417,6 +446,7 @@ impl Plan<'_> {
             .create_cwd(true)
             .user(User { uid: self.who.uid, gid: self.who.gid, groups: self.who.groups.clone() })
             .hostname(hostname(config))
+            .overlap(start.overlap)
             .loopback(config.network == Network::None)
             .read_only_root(read_only_root(config))
             .session_keyring(&config.id)
@@ -454,6 +484,7 @@ impl Plan<'_> {
                 remove: h.remove,
             });
         }
+        let detached = start.detached;
         let logged = detached;
         let listener = if detached { Some(self.container.listen()?) } else { None };
         let monitor = MonitorOptions {

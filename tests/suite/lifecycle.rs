@@ -51,6 +51,7 @@ async fn lifecycle() {
     c.remove().await.expect("removed");
     assert_eq!(kind(c.inspect().await), ErrorKind::NotFound);
     assert_eq!(kind(e.get("one").await), ErrorKind::NotFound);
+    e.recover().await.expect("recovers");
     for dir in ["containers", "snapshots", "names", "ids", "trash"] {
         assert_eq!(std::fs::read_dir(root.0.join(dir)).expect("readable").count(), 0, "{dir}");
     }
