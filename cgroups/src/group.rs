@@ -281,6 +281,10 @@ impl Group {
         let mut settings = self.parent.settings(limits);
         // v1: memory may never pass memory+swap, so when raising both the latter must go first.
         let memsw = settings.iter().position(|(_, file, _)| *file == "memory.memsw.limit_in_bytes");
+        // Many rules go into one file: opened once.
+        let rules =
+            settings.iter().position(|(_, file, _)| *file == "devices.allow").unwrap_or(settings.len());
+        let rules = settings.split_off(rules);
         for i in 0..settings.len() {
             match self.write(&settings[i]) {
                 Err(Error::Io { .. }) if settings[i].1 == "memory.limit_in_bytes" && memsw == Some(i + 1) => {
@@ -290,10 +294,24 @@ impl Group {
                 other => other?,
             }
         }
+        self.write_all(&rules)?;
         match limits.memory {
             Some(memory) if limits.swap.is_none() => self.without_swap(memory),
             _ => Ok(()),
         }
+    }
+
+    /// Writes settings of one and the same file, one write each.
+    fn write_all(&self, settings: &[crate::limits::Setting]) -> Result<()> {
+        let Some((controller, file, _)) = settings.first() else { return Ok(()) };
+        let reason = "its cgroup controller is not mounted on this host";
+        let tree = self.parent.tree(controller).ok_or(Error::Unsupported { limit: controller, reason })?;
+        let fd = tree.open(&self.name, file, OFlags::WRONLY)?;
+        for (.., value) in settings {
+            rustix::io::write(&fd, value.as_bytes())
+                .map_err(|e| tree.error("write to", &Path::new(&self.name).join(file), e))?;
+        }
+        Ok(())
     }
 
     /// A memory limit alone means: no swap. Hosts without swap accounting have no file for it.
