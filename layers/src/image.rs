@@ -309,12 +309,23 @@ impl Store {
         };
         let rest: Vec<Descriptor> = index.manifests().iter().filter(|d| !is_target(d)).cloned().collect();
         let last = !rest.iter().any(|d| d.digest().to_string() == digest);
-        if last && let Some(by) = self.snapshot_using(&image.layers)? {
+        let doomed = if last { self.layers_only_of(&image, &rest)? } else { Vec::new() };
+        if let Some(by) = self.snapshot_using(&doomed)? {
             return Err(Error::InUse { image: name.to_owned(), by: format!("container {by}") });
         }
         index.set_manifests(rest);
         self.write_index(&index)?;
         if last { self.sweep(&image) } else { Ok(()) }
+    }
+
+    /// The layers that no image in `others` has.
+    fn layers_only_of(&self, image: &Image, others: &[Descriptor]) -> Result<Vec<Digest>> {
+        let mut layers = image.layers.clone();
+        for other in others {
+            let other = self.image(&other.digest().to_string())?;
+            layers.retain(|l| !other.layers.contains(l));
+        }
+        Ok(layers)
     }
 
     /// Removes blobs and layers of a removed image that nothing else names.

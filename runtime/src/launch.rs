@@ -11,8 +11,9 @@ use boxship_namespaces::{
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::config::{Config, MountKind, Network};
-use crate::container::{Container, Runtime};
+use crate::container::Container;
 use crate::error::{Error, Result};
+use crate::runtime::Runtime;
 use crate::user::{self, Identity};
 use crate::{bundle, ids};
 

@@ -7,6 +7,7 @@ mod error;
 mod ids;
 mod launch;
 mod logs;
+mod runtime;
 mod status;
 mod user;
 
@@ -16,8 +17,9 @@ pub use boxship_namespaces::{Attachment, Capability, Event, ExitStatus, Output, 
 pub use config::{
     BindMount, Config, DeviceNode, LogOptions, MountKind, MountPoint, Network, Ulimit, parse_signal,
 };
-pub use container::{Container, Runtime};
+pub use container::Container;
 pub use error::{Error, Result};
 pub use launch::{Running, Streams};
 pub use logs::{LogLine, LogReader, LogStream};
+pub use runtime::Runtime;
 pub use status::{Operation, State, Status};
