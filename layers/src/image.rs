@@ -322,7 +322,7 @@ impl Store {
     fn layers_only_of(&self, image: &Image, others: &[Descriptor]) -> Result<Vec<Digest>> {
         let mut layers = image.layers.clone();
         for other in others {
-            let other = self.image(&other.digest().to_string())?;
+            let other = self.image(other.digest().as_ref())?;
             layers.retain(|l| !other.layers.contains(l));
         }
         Ok(layers)
