@@ -238,10 +238,6 @@ impl Child<'_> {
         let slash = sys::openat(CWD, Text::literal(c"/"), O_PATH | O_DIRECTORY, 0)?;
         sys::move_mount(mount, slash)?;
         sys::close(slash);
-        if self.root >= 0 {
-            sys::close(self.root);
-            self.root = -1;
-        }
         sys::fchdir(mount)?;
         sys::pivot_root_here()?;
         Ok(())

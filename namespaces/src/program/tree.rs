@@ -159,8 +159,7 @@ fn overlay_root(c: &mut Compiler, plan: &Sandbox, overlay: &Overlay) -> Result<u
     let source = (c.text("source"), c.text("boxship"));
     c.step(op::FS_STRING, 0, [fs, source.0, source.1], "name", "the overlay");
     let key = c.text("lowerdir+");
-    for (fd, path) in &layers {
-        let fd = *fd;
+    for (fd, path) in layers {
         c.step(op::FS_LAYER, 0, [fs, key, fd], "use as a layer", quoted(path));
     }
     for (name, fd, path) in [("upperdir", upper, &overlay.upper), ("workdir", work, &overlay.work)] {
@@ -180,14 +179,6 @@ fn overlay_root(c: &mut Compiler, plan: &Sandbox, overlay: &Overlay) -> Result<u
         c.step(op::FS_FLAG, 0, [fs, at, 0], "set the overlay option", *key);
     }
     c.step(op::FS_MOUNT, 0, [fs, 0, 0], "mount", "the overlay");
-    if mapped {
-        // The overlay has its own copies. Attached to the old root these go with it at once; closed as
-        // detached mounts, each would wait for a grace period of its own.
-        let slash = c.text("/");
-        for (fd, path) in &layers {
-            c.step(op::MOVE, 0, [*fd, slash, 0], "put aside the layer", quoted(path));
-        }
-    }
     Ok(fs)
 }
 
