@@ -235,11 +235,26 @@ impl Child<'_> {
     /// Attaches the detached root over "/", makes it the root and drops the host's tree.
     fn pivot(&mut self, o: &Op) -> Step {
         let mount = self.slots.get(o.a)?;
-        let slash = sys::openat(CWD, Text::literal(c"/"), O_PATH | O_DIRECTORY, 0)?;
-        sys::move_mount(mount, slash)?;
-        sys::close(slash);
+        let old = sys::openat(CWD, Text::literal(c"/"), O_PATH | O_DIRECTORY, 0)?;
+        sys::move_mount(mount, old)?;
         sys::fchdir(mount)?;
         sys::pivot_root_here()?;
+        sys::fchdir(old)?;
+        sys::close(old);
+        // A host may have mounts stacked over its "/" (after `mount --bind / /`, say): each unmounting
+        // takes the topmost. EINVAL is the answer when the old root itself is no longer mounted, and
+        // nothing less will do.
+        let mut result = sys::unmount_here();
+        for _ in 0..64 {
+            if result.is_err() {
+                break;
+            }
+            result = sys::unmount_here();
+        }
+        if result != Err(Errno(EINVAL)) {
+            return Err(Failure(result.err().unwrap_or(Errno(sys::EBUSY)), 0));
+        }
+        sys::chdir(Text::literal(c"/"))?;
         Ok(())
     }
 

@@ -554,12 +554,14 @@ pub fn mount_setattr(dir: i32, path: Text, set: u64, clear: u64, propagation: u6
     let flags = AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
     sys!(MOUNT_SETATTR, dir, path.addr(), flags, attr.as_ptr(), 32).map(drop)
 }
+/// Makes the current directory the root; the old root is then stacked on it.
 pub fn pivot_root_here() -> Result<()> {
     let dot = Text::literal(c".");
-    sys!(nr::PIVOT_ROOT, dot.addr(), dot.addr())?;
-    // The old root is now stacked on the new one at "/"; detaching "." removes it for good.
-    sys!(nr::UMOUNT2, dot.addr(), 2)?;
-    chdir(Text::literal(c"/"))
+    sys!(nr::PIVOT_ROOT, dot.addr(), dot.addr()).map(drop)
+}
+/// Detaches the topmost mount at the current directory.
+pub fn unmount_here() -> Result<()> {
+    sys!(nr::UMOUNT2, Text::literal(c".").addr(), 2).map(drop)
 }
 pub fn chdir(path: Text) -> Result<()> {
     sys!(nr::CHDIR, path.addr()).map(drop)

@@ -15,6 +15,7 @@ pub fn tests() -> Vec<Trial> {
         test("strict_and_compat_profiles", any, profiles),
         test("mounts_and_masks_are_locked", any, locked),
         test("host_paths_are_out_of_reach", any, unreachable),
+        test("a_host_with_mounts_stacked_over_its_root", &[NeedRoot], stacked),
         test("binds_and_tmpfs", any, mounts),
         test("stdin_and_terminal", any, stdin),
         test("environment_user_and_directory", any, environment),
@@ -135,13 +136,34 @@ async fn locked() {
 
 async fn unreachable() {
     let e = engine().await;
-    let mounts = run(&e, "cat /proc/self/mountinfo").await;
-    for line in mounts.lines() {
+    only_ours(&run(&e, "cat /proc/self/mountinfo").await);
+    assert_eq!(run(&e, "ls -d /home /root/.cargo /lost+found 2>/dev/null; true").await, "");
+}
+
+/// No mount of the host is in the container, hidden or not.
+fn only_ours(mountinfo: &str) {
+    assert!(mountinfo.lines().count() > 10, "{mountinfo}");
+    for line in mountinfo.lines() {
         let target = line.split(' ').nth(4).expect("a mount point");
         let ours = ["/proc", "/dev", "/sys", "/etc/"].iter().any(|p| target.starts_with(p));
         assert!(ours || target == "/", "{line}");
     }
-    assert_eq!(run(&e, "ls -d /home /root/.cargo /lost+found 2>/dev/null; true").await, "");
+    assert_eq!(mountinfo.lines().filter(|l| l.split(' ').nth(4) == Some("/")).count(), 1, "{mountinfo}");
+}
+
+async fn stacked() {
+    let root = Root::new("stacked");
+    drop(crate::own_engine(&root.0).await);
+    let me = std::env::current_exe().expect("this program");
+    let out = std::process::Command::new("unshare")
+        .args(["--mount", "sh", "-c", "mount --bind / / && mount --bind / / && exec \"$0\" \"$@\""])
+        .arg(me)
+        .arg("--as=mounts")
+        .arg(&root.0)
+        .output()
+        .expect("unshare is part of Debian's base");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    only_ours(&String::from_utf8_lossy(&out.stdout));
 }
 
 async fn mounts() {
