@@ -25,7 +25,6 @@ fn main() {
         "--target",
         &target,
     ]);
-    rustc.args(["--deny", "warnings", "--cap-lints", "warn"]);
     for option in [
         "opt-level=s",
         "panic=abort",

@@ -6,7 +6,7 @@
  * One volatile overlay, proc, a /dev of six nodes, devpts, shm, mqueue, sysfs, ten masked and five
  * read-only paths, pivot_root, 14 capabilities, a seccomp program of 91 instructions, lo, one cgroup in
  * every hierarchy given, and pid, mount, net, ipc, uts and cgroup namespaces. The child shares memory with
- * this program (CLONE_VM), which a library in somebody's process must not do; see docs/start.md. */
+ * this program (CLONE_VM), which a library in somebody's process must not do; see ARCHITECTURE.md. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>

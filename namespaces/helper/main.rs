@@ -17,6 +17,7 @@ mod monitor;
 mod plan;
 mod spawn;
 mod sys;
+// Shared with the library: each side uses its part.
 #[allow(dead_code)]
 mod wire;
 

@@ -1,4 +1,4 @@
-//! The three isolation profiles. Each entry names what it stops; `docs/` has the table.
+//! The three isolation profiles. What each control stops is in the table of SECURITY.md.
 
 use std::sync::OnceLock;
 
