@@ -293,7 +293,8 @@ impl Drop for Peers {
             }
             let _ = docker.process.wait();
         }
-        if self.has("podman") {
+        // Also when it could not run a container: it mounts its storage before it tries.
+        if self.dir.join("podman/overlay").exists() {
             let _ = Command::new("umount")
                 .arg("-R")
                 .arg(self.dir.join("podman/overlay"))
