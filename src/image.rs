@@ -299,7 +299,7 @@ impl Import {
         let engine = ImageApi { engine: self.engine }.blocking_engine()?;
         let store = engine.runtime().store();
         let inner = match &self.source {
-            Source::Host(host) => store.import_host_programs(host, &name, observe)?,
+            Source::Host(host) => store.import_host_programs(host, &name, &self.options, observe)?,
             Source::Directory(dir) => store.import_directory(dir, &name, &self.options, observe)?,
             Source::Archive(path) => {
                 let file = std::fs::File::open(path)

@@ -27,6 +27,14 @@ impl Tree {
         self.controllers.is_empty()
     }
 
+    fn has(&self, controller: &str) -> bool {
+        self.controllers.iter().any(|c| c == controller)
+    }
+
+    fn make(&self, name: &str) -> rustix::io::Result<()> {
+        rustix::fs::mkdirat(&self.dir, name, Mode::from_raw_mode(0o755))
+    }
+
     fn open(&self, name: &str, file: &str, flags: OFlags) -> Result<OwnedFd> {
         let path = Path::new(name).join(file);
         rustix::fs::openat(&self.dir, &path, flags | OFlags::CLOEXEC, Mode::empty())
@@ -54,6 +62,19 @@ impl Tree {
         Error::Io { operation, path: self.path.join(path), source: e.into() }
     }
 }
+
+/// In which hierarchies of v1 a group is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// In all, so that it is a unit of its own for whatever manages the host.
+    All,
+    /// Where it is limited, measured, frozen or confined to devices; elsewhere its processes stay with
+    /// the process that starts them. Half the work, for groups that live no longer than their creator.
+    Needed,
+}
+
+/// Controllers that measure, confine or kill a group even where nothing is limited.
+const ALWAYS: [&str; 4] = ["memory", "cpuacct", "pids", "devices"];
 
 /// The directories below which groups are made, opened once.
 #[derive(Clone, Debug)]
@@ -86,27 +107,34 @@ impl Parent {
         self.version
     }
 
-    /// Makes a group with limits, in all hierarchies or in none.
+    /// Makes a group with limits, in all hierarchies of its reach or in none.
     ///
     /// # Errors
     /// [`Error::Invalid`] before anything is touched, [`Error::Exists`] for a name in use,
     /// [`Error::Unsupported`] for a limit without controller, [`Error::Io`] naming the file.
-    pub fn create(&self, name: &str, limits: &Limits) -> Result<Group> {
+    pub fn create(&self, name: &str, limits: &Limits, reach: Reach) -> Result<Group> {
         check_name(name)?;
         limits.validate()?;
         self.check_support(limits)?;
+        let mut made = Vec::new();
         for (i, tree) in self.trees.iter().enumerate() {
-            if let Err(e) = rustix::fs::mkdirat(&tree.dir, name, Mode::from_raw_mode(0o755)) {
-                self.trees[..i].iter().for_each(|t| {
-                    let _ = rustix::fs::unlinkat(&t.dir, name, AtFlags::REMOVEDIR);
-                });
-                return Err(match e {
-                    Errno::EXIST => Error::Exists { path: tree.path.join(name) },
-                    e => tree.error("make the cgroup", Path::new(name), e),
-                });
+            if reach == Reach::Needed && !self.needs(tree, limits) {
+                continue;
+            }
+            match tree.make(name) {
+                Ok(()) => made.push(i),
+                Err(e) => {
+                    for i in made {
+                        let _ = rustix::fs::unlinkat(&self.trees[i].dir, name, AtFlags::REMOVEDIR);
+                    }
+                    return Err(match e {
+                        Errno::EXIST => Error::Exists { path: tree.path.join(name) },
+                        e => tree.error("make the cgroup", Path::new(name), e),
+                    });
+                }
             }
         }
-        let group = Group { parent: self.clone(), name: name.to_owned() };
+        let group = Group { parent: self.clone(), name: name.to_owned(), reach: Some(made) };
         match group.update(limits) {
             Ok(()) => Ok(group),
             Err(e) => {
@@ -122,7 +150,7 @@ impl Parent {
     /// [`Error::Invalid`] for a name with a slash.
     pub fn group(&self, name: &str) -> Result<Group> {
         check_name(name)?;
-        Ok(Group { parent: self.clone(), name: name.to_owned() })
+        Ok(Group { parent: self.clone(), name: name.to_owned(), reach: None })
     }
 
     /// The names of all groups below this parent.
@@ -145,12 +173,19 @@ impl Parent {
     }
 
     fn tree(&self, controller: &str) -> Option<&Tree> {
-        let v1 = self.trees.iter().find(|t| t.controllers.iter().any(|c| c == controller));
+        let v1 = self.trees.iter().find(|t| t.has(controller));
         if self.version == Version::V2 { self.unified() } else { v1 }
     }
 
     fn unified(&self) -> Option<&Tree> {
         self.trees.iter().find(|t| t.is_v2())
+    }
+
+    /// Whether a group with these limits has to be in this hierarchy.
+    fn needs(&self, tree: &Tree, limits: &Limits) -> bool {
+        let limited = || self.settings(limits).iter().any(|(c, ..)| tree.has(c));
+        let freezer = self.unified().is_none() && tree.has("freezer");
+        tree.is_v2() || ALWAYS.iter().any(|c| tree.has(c)) || freezer || limited()
     }
 
     fn settings(&self, limits: &Limits) -> Vec<crate::limits::Setting> {
@@ -189,7 +224,7 @@ fn open_tree(controllers: Vec<String>, mount: &Path, path: &str) -> Result<Tree>
     let tree = Tree { controllers, path: full.clone(), dir };
     if tree.is_v2() {
         delegate(mount, &tree)?;
-    } else if tree.controllers.iter().any(|c| c == "cpuset") {
+    } else if tree.has("cpuset") {
         // v1: a cpuset starts empty and refuses processes; copy the host's, and let children copy ours.
         // Whoever made the directory may have died before it did so.
         for file in ["cpuset.cpus", "cpuset.mems"] {
@@ -262,6 +297,8 @@ pub struct Handles {
 pub struct Group {
     parent: Parent,
     name: String,
+    /// The hierarchies that it was made in, where that is known.
+    reach: Option<Vec<usize>>,
 }
 
 impl Group {
@@ -279,6 +316,7 @@ impl Group {
         limits.validate()?;
         self.parent.check_support(limits)?;
         let mut settings = self.parent.settings(limits);
+        self.extend(&settings)?;
         // v1: memory may never pass memory+swap, so when raising both the latter must go first.
         let memsw = settings.iter().position(|(_, file, _)| *file == "memory.memsw.limit_in_bytes");
         // Many rules go into one file: opened once.
@@ -299,6 +337,40 @@ impl Group {
             Some(memory) if limits.swap.is_none() => self.without_swap(memory),
             _ => Ok(()),
         }
+    }
+
+    /// Takes the group and its processes into hierarchies that it was not made in, where a limit
+    /// needs it there.
+    fn extend(&self, settings: &[crate::limits::Setting]) -> Result<()> {
+        for tree in self.parent.trees.iter().filter(|t| settings.iter().any(|(c, ..)| t.has(c))) {
+            match tree.make(&self.name) {
+                Err(Errno::EXIST) => continue,
+                // A group that is gone is not made again: the write that follows says so.
+                Ok(()) if self.processes().is_err() => {
+                    let _ = rustix::fs::unlinkat(&tree.dir, &self.name, AtFlags::REMOVEDIR);
+                    continue;
+                }
+                other => other.map_err(|e| tree.error("make the cgroup", Path::new(&self.name), e))?,
+            }
+            // Until nobody is new: a fork may outrun one round.
+            let mut known = Vec::new();
+            loop {
+                let new: Vec<u32> = self.processes()?.into_iter().filter(|p| !known.contains(p)).collect();
+                if new.is_empty() {
+                    break;
+                }
+                for pid in &new {
+                    match tree.write(&self.name, "cgroup.procs", &pid.to_string()) {
+                        // It has ended.
+                        Err(Error::Io { source, .. })
+                            if source.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => {}
+                        other => other?,
+                    }
+                }
+                known.extend(new);
+            }
+        }
+        Ok(())
     }
 
     /// Writes settings of one and the same file, one write each.
@@ -338,7 +410,11 @@ impl Group {
     /// [`Error::Io`].
     pub fn handles(&self) -> Result<Handles> {
         let mut h = Handles::default();
-        for tree in self.parent.trees.iter() {
+        for (i, tree) in self.parent.trees.iter().enumerate() {
+            // Where it was made it has to be: one that is missing there is an error and no lost limit.
+            if self.reach.as_ref().is_some_and(|made| !made.contains(&i)) {
+                continue;
+            }
             if tree.is_v2() {
                 let flags = OFlags::DIRECTORY | OFlags::PATH;
                 h.clone_into = Some(tree.open(&self.name, "", flags)?);
@@ -424,7 +500,7 @@ impl Group {
     }
 
     fn freezer(&self) -> Result<(&Tree, &'static str)> {
-        let v1 = || self.parent.trees.iter().find(|t| t.controllers.iter().any(|c| c == "freezer"));
+        let v1 = || self.parent.trees.iter().find(|t| t.has("freezer"));
         self.parent
             .unified()
             .map(|t| (t, "cgroup.freeze"))
@@ -462,7 +538,8 @@ impl Group {
     /// # Errors
     /// [`Error::Io`] when the group is gone.
     pub fn processes(&self) -> Result<Vec<u32>> {
-        let tree = self.parent.unified().or(self.parent.trees.first());
+        let everywhere = || self.parent.trees.iter().find(|t| ALWAYS.iter().any(|c| t.has(c)));
+        let tree = self.parent.unified().or_else(everywhere).or(self.parent.trees.first());
         let text = tree.map(|t| t.read(&self.name, "cgroup.procs")).transpose()?.unwrap_or_default();
         Ok(text.lines().filter_map(|l| l.parse().ok()).collect())
     }

@@ -34,12 +34,13 @@ impl Hierarchies {
     /// [`Error::Io`] when `/proc/self/mountinfo` cannot be read.
     pub fn detect() -> Result<Hierarchies> {
         let path = "/proc/self/mountinfo";
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Io {
+        let text = std::fs::read(path).map_err(|source| Error::Io {
             operation: "read",
             path: path.into(),
             source,
         })?;
-        Ok(Hierarchies::parse(&text))
+        // Who may mount (with FUSE, any user) chooses names that need not be UTF-8.
+        Ok(Hierarchies::parse(&String::from_utf8_lossy(&text)))
     }
 
     /// Parses mountinfo text, proc_pid_mountinfo(5). Lines that do not parse, and mounts of a part of
@@ -99,7 +100,9 @@ fn unescape(s: &str) -> String {
     let mut out = Vec::with_capacity(s.len());
     let mut rest = s.as_bytes();
     while let Some((first, tail)) = rest.split_first() {
-        let octal = tail.get(..3).and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 8).ok());
+        // from_str_radix would take a sign for the first digit.
+        let digits = tail.get(..3).filter(|d| d.iter().all(|c| (b'0'..=b'7').contains(c)));
+        let octal = digits.and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 8).ok());
         match octal {
             Some(byte) if *first == b'\\' => {
                 out.push(byte);
@@ -137,6 +140,12 @@ mod tests {
         assert_eq!(h.v1[2].0, ["name=systemd"]);
         assert_eq!(h.v1[3].1, PathBuf::from("/with space"));
         assert_eq!(Hierarchies::parse("").version(), None);
+    }
+
+    #[test]
+    fn only_what_the_kernel_escapes_is_unescaped() {
+        assert_eq!(unescape(r"a\040b\134c\"), r"a b\c\");
+        assert_eq!(unescape(r"\+12\777\08"), r"\+12\777\08");
     }
 
     proptest! {

@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 mod error;
 mod group;
@@ -6,6 +7,6 @@ mod hierarchy;
 mod limits;
 
 pub use error::{Error, Result};
-pub use group::{Group, Handles, Parent, Usage};
+pub use group::{Group, Handles, Parent, Reach, Usage};
 pub use hierarchy::{Hierarchies, Version};
 pub use limits::{CpuQuota, Limits, Swap, weight_to_shares};

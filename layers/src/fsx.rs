@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 const DIRECTORY: OFlags =
@@ -20,16 +20,18 @@ pub(crate) fn open_dir(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<Owned
 /// missing name is no error.
 pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => return Ok(()),
-        Err(Errno::ISDIR) => {}
-        Err(e) => return Err(e.into()),
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(Errno::ISDIR) => remove_directory(parent, name),
+        Err(e) => Err(e.into()),
     }
-    // Most directories to remove are empty or nearly so.
+}
+
+fn remove_directory(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+    // Most directories to remove are empty. ACCESS: a mode without write permission (overlay's
+    // work/work has none), which is ours to change.
     match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
-        Err(Errno::NOTEMPTY) => {}
-        // A mode without write permission (overlay's work/work has none): ours to change.
-        Err(Errno::ACCESS) => {}
+        Err(Errno::NOTEMPTY | Errno::ACCESS) => {}
         Err(e) => return Err(e.into()),
     }
     // Another process may be removing the same tree: what is gone is fine.
@@ -43,29 +45,42 @@ pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()
     };
     let mut last = io::Result::Ok(());
     for _ in 0..3 {
-        let entries = Dir::read_from(&dir)?;
-        let mut any = false;
-        for entry in entries {
-            let entry = entry?;
-            let child = OsStr::from_bytes(entry.file_name().to_bytes());
-            if child == "." || child == ".." {
-                continue;
+        last = empty_directory(&dir);
+        match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            // Somebody added to it while it was read.
+            Err(Errno::NOTEMPTY) if last.is_ok() => {
+                rustix::fs::seek(&dir, rustix::fs::SeekFrom::Start(0))?;
             }
-            any = true;
-            last = remove_tree(dir.as_fd(), child);
-            if matches!(&last, Err(e) if e.kind() == io::ErrorKind::PermissionDenied) {
-                rustix::fs::fchmod(&dir, Mode::RWXU)?;
-                last = remove_tree(dir.as_fd(), child);
-            }
-        }
-        if !any {
-            break;
+            Err(e) => return last.and(Err(e.into())),
         }
     }
-    match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(e) => last.and(Err(e.into())),
+    last.and(Err(Errno::NOTEMPTY.into()))
+}
+
+/// Removes what a directory holds.
+fn empty_directory(dir: &OwnedFd) -> io::Result<()> {
+    let mut last = io::Result::Ok(());
+    let mut buffer = Vec::with_capacity(4096);
+    let mut entries = rustix::fs::RawDir::new(dir, buffer.spare_capacity_mut());
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let child = OsStr::from_bytes(entry.file_name().to_bytes());
+        if child == "." || child == ".." {
+            continue;
+        }
+        let remove = || match entry.file_type() {
+            rustix::fs::FileType::Directory => remove_directory(dir.as_fd(), child),
+            _ => remove_tree(dir.as_fd(), child),
+        };
+        let mut done = remove();
+        if matches!(&done, Err(e) if e.kind() == io::ErrorKind::PermissionDenied) {
+            rustix::fs::fchmod(dir, Mode::RWXU)?;
+            done = remove();
+        }
+        last = last.and(done);
     }
+    last
 }
 
 /// Renames within a directory tree; false when the new name was taken.

@@ -1,7 +1,7 @@
 //! Images from the host's own programs: each program with its symlinks, its interpreter and the
 //! libraries it needs, found as ld.so finds them.
 
-mod ldcache;
+pub(crate) mod ldcache;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::Write;

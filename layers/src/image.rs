@@ -71,7 +71,12 @@ pub(crate) fn normalise(name: &str) -> Result<String> {
     if tag.is_empty() || tag.len() > 128 || !tag.chars().all(tag_ok) || tag.starts_with(['.', '-']) {
         return bad("a tag is 1 to 128 letters, digits, '.', '_' and '-'");
     }
-    Ok(format!("{path}:{tag}"))
+    let full = format!("{path}:{tag}");
+    if full.parse::<Digest>().is_ok() {
+        // It would be looked up as one, so nobody would ever find the image.
+        return bad("it is a digest and no name");
+    }
+    Ok(full)
 }
 
 fn oci(what: &'static str) -> impl FnOnce(oci_spec::OciSpecError) -> Error {
@@ -160,7 +165,7 @@ impl Store {
     }
 
     /// Makes an image of programs of this host, with the libraries they need, `/etc/passwd` and
-    /// `/etc/group`.
+    /// `/etc/group`. Without a command of its own it runs the first program; `PATH` is set.
     ///
     /// # Errors
     /// [`Error::NotFound`] for a program or library that is missing, else as [`import`](Store::import).
@@ -168,14 +173,20 @@ impl Store {
         &self,
         host: &HostImage,
         name: &str,
+        options: &ImageOptions,
         observe: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<Image> {
         normalise(name)?;
         let collected = host.collect(observe)?;
         let (_guard, archive) = self.scratch_archive(|out| collected.write(out))?;
-        let env = vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()];
-        let command = host.first().map(|p| p.to_string_lossy().into_owned()).into_iter().collect();
-        self.import(archive, name, &ImageOptions { env, command, ..ImageOptions::default() }, observe)
+        let mut options = options.clone();
+        if !options.env.iter().any(|line| line.starts_with("PATH=")) {
+            options.env.insert(0, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
+        }
+        if options.command.is_empty() && options.entrypoint.is_empty() {
+            options.command = host.first().map(|p| p.to_string_lossy().into_owned()).into_iter().collect();
+        }
+        self.import(archive, name, &options, observe)
     }
 
     fn config_of(&self, o: &ImageOptions, diff_id: &Digest) -> Result<ImageConfiguration> {
@@ -216,7 +227,7 @@ impl Store {
     fn index(&self) -> Result<ImageIndex> {
         let path = self.path().join("index.json");
         match std::fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).map_err(json("index")),
+            Ok(text) => parse_index(&text),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 let builder =
                     ImageIndexBuilder::default().schema_version(2u32).media_type(MediaType::ImageIndex);
@@ -255,9 +266,7 @@ impl Store {
             let (Some(name), Ok(digest)) = (name_of(d), d.digest().to_string().parse::<Digest>()) else {
                 continue;
             };
-            let manifest: ImageManifest =
-                serde_json::from_slice(&self.read_document(&digest)?).map_err(json("manifest"))?;
-            let size = manifest.layers().iter().map(Descriptor::size).sum();
+            let size = size_of(&parse_manifest(&self.read_document(&digest)?)?);
             all.push(ImageInfo { name: name.to_owned(), digest, size });
         }
         all.sort_by(|a, b| a.name.cmp(&b.name));
@@ -284,12 +293,12 @@ impl Store {
             Err(Error::NotFound { .. }) => return Err(not_found()),
             other => other?,
         };
-        let manifest: ImageManifest = serde_json::from_slice(&manifest).map_err(json("manifest"))?;
+        let manifest = parse_manifest(&manifest)?;
         let config: Digest = manifest.config().digest().to_string().parse()?;
         let config: ImageConfiguration =
             serde_json::from_slice(&self.read_document(&config)?).map_err(json("config"))?;
         let layers = config.rootfs().diff_ids().iter().map(|d| d.parse()).collect::<Result<Vec<Digest>>>()?;
-        let size = manifest.layers().iter().map(Descriptor::size).sum();
+        let size = size_of(&manifest);
         Ok(Image { store: self.clone(), name: found, digest, config, layers, size })
     }
 
@@ -347,14 +356,26 @@ impl Store {
     }
 
     fn blobs_of(&self, digest: &Digest) -> Result<Vec<Digest>> {
-        let manifest: ImageManifest =
-            serde_json::from_slice(&self.read_document(digest)?).map_err(json("manifest"))?;
+        let manifest = parse_manifest(&self.read_document(digest)?)?;
         let inner = manifest.layers().iter().chain([manifest.config()]);
         std::iter::once(Ok(*digest)).chain(inner.map(|d| d.digest().to_string().parse())).collect()
     }
 }
 
-fn name_of(d: &Descriptor) -> Option<&str> {
+pub(crate) fn parse_manifest(text: &[u8]) -> Result<ImageManifest> {
+    serde_json::from_slice(text).map_err(json("manifest"))
+}
+
+pub(crate) fn parse_index(text: &[u8]) -> Result<ImageIndex> {
+    serde_json::from_slice(text).map_err(json("index"))
+}
+
+/// Bytes of all layers. The numbers are a stranger's: their sum need not fit.
+pub(crate) fn size_of(manifest: &ImageManifest) -> u64 {
+    manifest.layers().iter().map(Descriptor::size).fold(0, u64::saturating_add)
+}
+
+pub(crate) fn name_of(d: &Descriptor) -> Option<&str> {
     d.annotations().as_ref()?.get(NAME).map(String::as_str)
 }
 
@@ -404,7 +425,21 @@ impl Image {
 
 #[cfg(test)]
 mod tests {
-    use super::normalise;
+    use super::{normalise, parse_manifest, size_of};
+
+    #[test]
+    fn sizes_that_do_not_fit_are_no_panic() {
+        let part = |kind: &str| {
+            let (digest, size) = ("ab".repeat(32), i64::MAX);
+            format!(
+                r#"{{"mediaType":"application/vnd.oci.image.{kind}","digest":"sha256:{digest}","size":{size}}}"#
+            )
+        };
+        let layers = [part("layer.v1.tar"), part("layer.v1.tar"), part("layer.v1.tar")].join(",");
+        let config = part("config.v1+json");
+        let text = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{layers}]}}"#);
+        assert_eq!(size_of(&parse_manifest(text.as_bytes()).expect("a manifest")), u64::MAX);
+    }
 
     #[test]
     fn names() {
@@ -416,5 +451,6 @@ mod tests {
         for bad in ["", "al pine", "A", "a:", "a//b", "/a", "a:.x", "a:b c", "../x:\u{0}"] {
             assert!(normalise(bad).is_err(), "{bad:?}");
         }
+        assert!(normalise(&format!("sha256:{}", "ab".repeat(32))).is_err(), "it is a digest");
     }
 }

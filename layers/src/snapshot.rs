@@ -1,5 +1,7 @@
 //! Snapshots: a container's writable layer above an image's layers.
 
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use rustix::fs::{Gid, Mode, Uid};
@@ -42,12 +44,14 @@ impl Store {
             }
             make(&format!("{id}/upper"), 0o755)?;
             make(&format!("{id}/work"), 0o700)?;
+            let upper = crate::fsx::open_dir(dir.as_fd(), OsStr::new(&format!("{id}/upper")));
+            let upper = upper.map_err(Error::io("open", &snapshot.upper))?;
             if owner != (0, 0) && self.keeps_owners() {
                 let (uid, gid) = (Some(Uid::from_raw(owner.0)), Some(Gid::from_raw(owner.1)));
-                rustix::fs::chown(&snapshot.upper, uid, gid).map_err(Error::io("set the owner of", &base))?;
+                rustix::fs::fchown(&upper, uid, gid).map_err(Error::io("set the owner of", &base))?;
             }
             // Whatever the umask: the upper directory's mode is the container's "/".
-            rustix::fs::chmod(&snapshot.upper, Mode::from_raw_mode(0o755))
+            rustix::fs::fchmod(&upper, Mode::from_raw_mode(0o755))
                 .map_err(Error::io("set the mode of", &base))
         };
         match build() {
@@ -80,8 +84,7 @@ impl Store {
         let work = format!("{id}/work");
         let dir = self.dir("snapshots")?;
         let path = || self.path().join("snapshots").join(&work);
-        crate::fsx::remove_tree(std::os::fd::AsFd::as_fd(&dir), std::ffi::OsStr::new(&work))
-            .map_err(Error::io("renew", path()))?;
+        crate::fsx::remove_tree(dir.as_fd(), OsStr::new(&work)).map_err(Error::io("renew", path()))?;
         rustix::fs::mkdirat(&dir, work.as_str(), Mode::RWXU).map_err(Error::io("renew", path()))
     }
 

@@ -116,6 +116,16 @@ impl Store {
         &self.0.path
     }
 
+    /// Whether a resolved path leads into the store.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the store is gone.
+    pub fn holds(&self, real: &Path) -> Result<bool> {
+        #[allow(clippy::disallowed_methods, reason = "the store's own path, to compare with")]
+        let own = std::fs::canonicalize(self.path()).map_err(Error::io("resolve", self.path()))?;
+        Ok(real.starts_with(own))
+    }
+
     pub(crate) fn durability(&self) -> Durability {
         self.0.durability
     }
@@ -357,9 +367,11 @@ fn make_private(path: &Path) -> Result<()> {
 }
 
 fn set_mode(path: &Path, mode: u32) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-        .map_err(Error::io("set the mode of", path))
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let set = || -> rustix::io::Result<()> {
+        rustix::fs::fchmod(&rustix::fs::open(path, flags, Mode::empty())?, Mode::from_raw_mode(mode))
+    };
+    set().map_err(Error::io("set the mode of", path))
 }
 
 fn may_chown() -> bool {

@@ -46,7 +46,6 @@ struct Child<'a> {
 }
 
 pub fn run(plan: Plan, slots: &mut Slots, context: &Context) -> ! {
-    sys::die_with_parent();
     let mut child =
         Child { plan, header: plan.header(), slots, context, empty: -1, null: -1, root: -1, terminal: -1, master: -1 };
     for (i, op) in plan.ops().iter().enumerate() {
@@ -59,17 +58,17 @@ pub fn run(plan: Plan, slots: &mut Slots, context: &Context) -> ! {
 }
 
 fn fail(fd: i32, kind: u32, op: u32, errno: Errno, detail: u32) -> ! {
-    tell(fd, Report { kind, op, errno: errno.0, detail });
+    // The monitor treats a missing report as "died during set-up".
+    let _ = tell(fd, Report { kind, op, errno: errno.0, detail });
     sys::exit(127)
 }
 
-fn tell(fd: i32, r: Report) {
+fn tell(fd: i32, r: Report) -> Result<()> {
     let mut b = [0u8; 16];
     for (part, value) in b.chunks_exact_mut(4).zip([r.kind, r.op, r.errno as u32, r.detail]) {
         part.copy_from_slice(&value.to_ne_bytes());
     }
-    // The monitor treats a missing report as "died during set-up".
-    let _ = sys::write(fd, &b);
+    sys::write(fd, &b).map(drop)
 }
 
 impl Child<'_> {
@@ -80,7 +79,7 @@ impl Child<'_> {
             op::PRIVATE_ROOT | op::OPEN | op::OPEN_TREE | op::IDMAP | op::ATTR | op::MOVE | op::PIVOT
             | op::ROOT_ATTR | op::MASK | op::READONLY | op::OPEN_FD | op::BIND => self.mounts(o),
             op::MKDIR | op::SYMLINK | op::MKNOD | op::CREATE | op::UNLINK | op::CHOWN | op::CLOSE => self.files(o),
-            op::PTY | op::STDIO | op::SESSION | op::HOLD | op::CHDIR | op::EXEC => self.process(o),
+            op::PTY | op::STDIO | op::SESSION | op::DIE_WITH_PARENT | op::HOLD | op::CHDIR | op::EXEC => self.process(o),
             _ => self.attributes(o),
         }
     }
@@ -213,7 +212,8 @@ impl Child<'_> {
 
     /// Opens a path of the host and checks that it is the object which the library validated.
     fn open_host(&mut self, o: &Op) -> Step {
-        let fd = sys::openat(CWD, self.text(o.b)?, O_PATH, 0)?;
+        let resolve = if o.flags & 1 != 0 { RESOLVE_NO_SYMLINKS } else { 0 };
+        let fd = sys::openat2(CWD, self.text(o.b)?, O_PATH, resolve)?;
         if o.c != 0 {
             let want = self.plan.longs(o.c, 2)?;
             let mut st = [0u64; 18];
@@ -235,6 +235,11 @@ impl Child<'_> {
     /// Attaches the detached root over "/", makes it the root and drops the host's tree.
     fn pivot(&mut self, o: &Op) -> Step {
         let mount = self.slots.get(o.a)?;
+        if self.root >= 0 {
+            // The old root, until now.
+            sys::close(self.root);
+            self.root = -1;
+        }
         let old = sys::openat(CWD, Text::literal(c"/"), O_PATH | O_DIRECTORY, 0)?;
         sys::move_mount(mount, old)?;
         sys::fchdir(mount)?;
@@ -363,9 +368,19 @@ impl Child<'_> {
         sys::chown_nofollow(dir, name, h.root_uid, h.root_gid)
     }
 
-    fn mask(&mut self, o: &Op) -> Step {
+    /// What a MASK or READONLY is about. Below procfs and sysfs it is found from the mount itself: a
+    /// root that somebody else changes at the same time could lead "/proc" elsewhere for a moment, and
+    /// what does not exist there would stay bare (CVE-2019-19921).
+    fn protected(&mut self, o: &Op) -> Result<i32> {
         let path = self.text(o.a)?;
-        let target = match self.lookup(path, O_PATH) {
+        if o.b == u64::from(NO_SLOT) {
+            return self.lookup(path, O_PATH);
+        }
+        sys::openat2(self.slots.get(o.b)?, path, O_PATH, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)
+    }
+
+    fn mask(&mut self, o: &Op) -> Step {
+        let target = match self.protected(o) {
             Err(Errno(ENOENT | ENOTDIR)) => return Ok(()),
             other => other?,
         };
@@ -406,7 +421,7 @@ impl Child<'_> {
     }
 
     fn read_only(&mut self, o: &Op) -> Step {
-        let target = match self.lookup(self.text(o.a)?, O_PATH) {
+        let target = match self.protected(o) {
             Err(Errno(ENOENT | ENOTDIR)) => return Ok(()),
             other => other?,
         };
@@ -477,7 +492,8 @@ impl Child<'_> {
                 }
                 sys::setresgid(o.b as u32)?;
                 sys::setresuid(o.a as u32)?;
-                sys::die_with_parent();
+                // A change of ids clears it.
+                self.die_with_parent()?;
                 if o.flags & 1 != 0 {
                     sys::prctl(8, 0, 0)?;
                 }
@@ -514,7 +530,8 @@ impl Child<'_> {
 
     fn process(&mut self, o: &Op) -> Step {
         match o.code {
-            op::SESSION => sys::setsid(),
+            op::SESSION => sys::setsid()?,
+            op::DIE_WITH_PARENT => self.die_with_parent()?,
             op::PTY => self.open_pty(o)?,
             op::STDIO => self.stdio(o)?,
             op::CHDIR => {
@@ -536,13 +553,22 @@ impl Child<'_> {
             }
             op::HOLD => {
                 if self.header.flags & flag::HOLD != 0 {
-                    tell(self.context.report, Report { kind: report::HELD, ..Report::default() });
+                    tell(self.context.report, Report { kind: report::HELD, ..Report::default() })?;
                     if sys::read(self.context.hold, &mut [0u8])? != 1 {
                         sys::exit(127);
                     }
                 }
             }
             _ => return self.execute(o),
+        }
+        Ok(())
+    }
+
+    fn die_with_parent(&self) -> Result<()> {
+        sys::die_with_parent()?;
+        // A parent that had died before sends no signal; its end of the pipe is gone then.
+        if sys::poll_now(&mut [PollFd { fd: self.context.report, events: 0, revents: 0 }]) {
+            sys::exit(127);
         }
         Ok(())
     }
@@ -607,7 +633,8 @@ impl Child<'_> {
         let envp = self.plan.pointers(o.b)?;
         sys::signal_mask(0);
         // A marker before, silence after: what the monitor needs to tell success from a crash.
-        tell(self.context.report, Report { kind: report::EXECUTING, ..Report::default() });
+        // Unheard the program must not run.
+        tell(self.context.report, Report { kind: report::EXECUTING, ..Report::default() })?;
         let mut outcome = Failure(Errno(ENOENT), 0);
         let mut i = 0;
         loop {

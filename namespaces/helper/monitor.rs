@@ -7,9 +7,11 @@ use crate::log::Log;
 use crate::message::{self, Buffer};
 use crate::plan::{Plan, Slots};
 use crate::sys::{self, *};
-use crate::wire::{Exit, Header, Message, flag, report, request};
+use crate::wire::{Exit, Header, Message, flag, report, request, stage};
 
 const CLIENTS: usize = 8;
+/// Bytes of an exit record, padded with empty lines: seven numbers and their names fit.
+const EXIT_RECORD: usize = 256;
 
 pub struct Monitor<'a> {
     pub plan: Plan,
@@ -19,6 +21,11 @@ pub struct Monitor<'a> {
     pub control: i32,
     pub pid: i32,
     pub pidfd: i32,
+    pub donor_pid: i32,
+    /// When the container's process was made; 0 until it is known.
+    pub born: u64,
+    /// The exit record in the making: its space is taken before the program runs.
+    pub exit_file: i32,
     pub donor_pidfd: i32,
     pub report: i32,
     pub hold: i32,
@@ -53,7 +60,12 @@ impl Pending {
 impl Monitor<'_> {
     /// Runs until the container has ended; the caller then exits.
     pub fn run(&mut self) {
-        self.record_pid();
+        if let Err(e) = self.record_pid().and_then(|()| self.reserve_exit_record()) {
+            self.kill(SIGKILL);
+            self.reap();
+            self.remove_directories();
+            abort(stage::RECORD, e);
+        }
         loop {
             let waiting = self.pending.start < self.pending.end;
             let mut fds = [PollFd { fd: -1, events: POLLIN, revents: 0 }; 8 + CLIENTS];
@@ -117,52 +129,71 @@ impl Monitor<'_> {
         }
     }
 
-    /// Anyone who finds the lock held learns from it which process runs.
-    fn record_pid(&self) {
+    /// Anyone who finds the lock held learns from it which process runs. Always the same length: the
+    /// second time, when the program runs, there is no need of space that may be gone.
+    fn record_pid(&mut self) -> Result<()> {
         let lock = self.slots.optional(self.header.lock_file);
         if lock < 0 {
-            return;
+            return Ok(());
         }
-        let mut b = [0u8; 96];
+        if self.born == 0 {
+            self.born = self.start_time()?;
+        }
+        let mut b = [b'\n'; 96];
         let mut end = format::append(&mut b, 0, b"pid ");
         end = format::decimal(&mut b, end, self.pid as u64);
-        if let Some(born) = self.start_time() {
-            end = format::append(&mut b, end, b"\nborn ");
-            end = format::decimal(&mut b, end, born);
-        }
+        end = format::append(&mut b, end, b"\nborn ");
+        end = format::decimal(&mut b, end, self.born);
         if self.started {
             end = format::append(&mut b, end, b"\nstarted ");
-            end = format::decimal(&mut b, end, self.started_ns);
+            format::decimal(&mut b, end, self.started_ns);
         }
-        end = format::append(&mut b, end, b"\n");
-        let _ = sys::pwrite(lock, &b[..end]);
+        write_whole(lock, &b)
+    }
+
+    fn reserve_exit_record(&mut self) -> Result<()> {
+        if self.header.flags & flag::EXIT_FILE == 0 {
+            return Ok(());
+        }
+        let dir = self.slots.optional(self.header.state_dir);
+        let flags = O_CREAT | O_TRUNC | O_WRONLY | O_NOFOLLOW;
+        self.exit_file = sys::openat(dir, Text::literal(c"exit.tmp"), flags, 0o600)?;
+        write_whole(self.exit_file, &[b'\n'; EXIT_RECORD])
     }
 
     /// When the container's process was made, in ticks since boot: with its pid an identity that no
     /// later process can have.
-    fn start_time(&self) -> Option<u64> {
+    fn start_time(&self) -> Result<u64> {
         let mut path = [0u8; 32];
-        let text = child::proc_path(&mut path, self.pid, b"stat")?;
-        let fd = sys::openat(self.slots.optional(self.header.proc_dir), text, 0, 0).ok()?;
+        let text = child::proc_path(&mut path, self.pid, b"stat").ok_or(Errno(EINVAL))?;
+        let fd = sys::openat(self.slots.optional(self.header.proc_dir), text, 0, 0)?;
         let mut b = [0u8; 512];
-        let n = sys::read(fd, &mut b).unwrap_or(0);
+        let n = sys::read(fd, &mut b);
         sys::close(fd);
+        let b = &b[..n?];
         // The name in parentheses may hold anything; field 3 follows the last one.
-        let after = b[..n].iter().rposition(|c| *c == b')')? + 2;
-        let field = b.get(after..n)?.split(|c| *c == b' ').nth(19)?;
-        format::number_after(field, b"")
+        let after = b.iter().rposition(|c| *c == b')').and_then(|at| b.get(at + 2..));
+        let field = after.and_then(|rest| rest.split(|c| *c == b' ').nth(19));
+        field.and_then(|f| format::number_after(f, b"")).ok_or(Errno(EINVAL))
     }
 
-    fn tell(&self, kind: u32, a: u64, b: u64, exit: Exit, pass: Option<i32>) {
+    /// A message that cannot be sent is as good as a closed socket: the caller must not wait for it.
+    fn tell(&mut self, kind: u32, a: u64, b: u64, exit: Exit, pass: Option<i32>) {
         let m = message::encode(&Message { kind, a, b, exit, ..Message::default() });
-        if self.control >= 0 {
-            // The caller may be gone; then nobody needs the answer.
-            let _ = sys::send(self.control, &m, &[], pass, 0);
+        if self.control >= 0 && again(|| sys::send(self.control, &m, &[], pass, 0)).is_err() {
+            sys::close(self.control);
+            self.control = -1;
+            if !self.started || self.header.flags & flag::DETACHED == 0 {
+                self.kill(SIGKILL);
+            }
         }
     }
 
     fn kill(&self, signal: i32) {
-        let _ = sys::pidfd_kill(self.pidfd, signal);
+        // Once it has been waited for, its number may be another process's.
+        if self.pid > 0 {
+            let _ = sys::kill_child(self.pid, signal);
+        }
         if signal == SIGKILL {
             let all = self.slots.optional(self.header.cgroup_kill);
             if all >= 0 {
@@ -205,7 +236,14 @@ impl Monitor<'_> {
         }
         self.started = true;
         self.started_ns = sys::now();
-        self.record_pid();
+        if self.record_pid().is_err() {
+            // Running, but listed as if it were not: that must not be.
+            self.kill(SIGKILL);
+            self.reap();
+            self.tell(report::DIED, 0, 0, Exit::default(), None);
+            self.remove_directories();
+            return true;
+        }
         let exit = Exit {
             started_ns: self.started_ns,
             finished_ns: self.executing_ns,
@@ -213,14 +251,17 @@ impl Monitor<'_> {
             memory_peak: self.cloned_ns,
             ..Exit::default()
         };
+        // Untold it has not started.
+        self.started = false;
         self.tell(report::STARTED, self.pid as u64, 0, exit, Some(self.pidfd));
+        self.started = true;
         false
     }
 
     /// The donor's namespaces now belong to the container alone.
     fn drop_donor(&mut self) {
         if self.donor_pidfd >= 0 {
-            let _ = sys::pidfd_kill(self.donor_pidfd, SIGKILL);
+            let _ = sys::kill_child(self.donor_pid, SIGKILL);
             let _ = sys::wait(self.donor_pidfd, false);
             sys::close(self.donor_pidfd);
             self.donor_pidfd = -1;
@@ -229,12 +270,16 @@ impl Monitor<'_> {
 
     fn reap(&mut self) -> Option<(i32, i32, u64, u64)> {
         self.drop_donor();
-        loop {
-            match sys::wait(self.pidfd, false) {
-                Err(Errno(EINTR)) => {}
-                other => return other.ok().flatten(),
+        // It is our child and nobody else's to wait for: there is no reason to fail for good.
+        let mut end = sys::wait(self.pidfd, false);
+        for _ in 0..100 {
+            if end.is_ok() {
+                break;
             }
+            end = sys::wait(self.pidfd, false);
         }
+        self.pid = -1;
+        end.ok().flatten()
     }
 
     fn take_terminal(&mut self) {
@@ -420,7 +465,7 @@ impl Monitor<'_> {
     /// Written beside and renamed, both made durable, before anyone is told.
     fn record_exit(&self, exit: &Exit) {
         let dir = self.slots.optional(self.header.state_dir);
-        let mut b = [0u8; 256];
+        let mut b = [b'\n'; EXIT_RECORD];
         let mut end = 0;
         for (key, value) in [
             (&b"code "[..], exit.code as u64),
@@ -435,12 +480,11 @@ impl Monitor<'_> {
             end = format::decimal(&mut b, end, value);
             end = format::append(&mut b, end, b"\n");
         }
-        let temporary = Text::literal(c"exit.tmp");
-        let flags = O_CREAT | O_TRUNC | O_WRONLY | O_NOFOLLOW;
-        let Ok(fd) = sys::openat(dir, temporary, flags, 0o600) else { return };
-        let done = sys::write_all(fd, &b[..end]).and_then(|()| sys::fsync(fd));
-        sys::close(fd);
-        if done.is_ok() && sys::renameat(dir, temporary, dir, Text::literal(c"exit")).is_ok() {
+        let written = write_whole(self.exit_file, &b).is_ok();
+        // Not again after a failure: the kernel reports lost pages once and forgets them.
+        let synced = sys::fsync(self.exit_file).is_ok();
+        let (temporary, name) = (Text::literal(c"exit.tmp"), Text::literal(c"exit"));
+        if written && synced && again(|| sys::renameat(dir, temporary, dir, name)).is_ok() {
             let _ = sys::fsync(dir);
         }
     }
@@ -464,6 +508,26 @@ impl Monitor<'_> {
                 }
             }
         }
+    }
+}
+
+/// A record that nobody else can write is tried again: what interrupts once need not lose it.
+fn again<T>(f: impl Fn() -> Result<T>) -> Result<T> {
+    let mut last = f();
+    for _ in 0..8 {
+        if last.is_ok() {
+            break;
+        }
+        last = f();
+    }
+    last
+}
+
+/// Puts `b` at the beginning of a file.
+fn write_whole(fd: i32, b: &[u8]) -> Result<()> {
+    match again(|| sys::pwrite(fd, b))? {
+        n if n == b.len() => Ok(()),
+        _ => Err(Errno(EIO)),
     }
 }
 

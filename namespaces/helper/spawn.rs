@@ -40,12 +40,12 @@ pub fn main() -> ! {
     if h.flags & flag::DETACHED != 0 {
         detach();
     }
-    sys::setsid();
+    required(stage::SESSION, sys::setsid());
     own_namespaces(plan, h, slots);
     // Nobody may attach to us or read our memory. In a user namespace of our own the kernel needs
     // "dumpable" for the donor's files; there the child gives it up later.
     if h.own_flags & CLONE_NEWUSER == 0 {
-        let _ = sys::prctl(4, 0, 0);
+        required(stage::DUMPABLE, sys::prctl(4, 0, 0));
     }
     if h.flags & flag::LOG != 0 {
         let dir = slots.optional(h.state_dir);
@@ -130,7 +130,7 @@ fn request_maps() {
     required(stage::OWN_ID_MAP, sys::setresgid(0));
     required(stage::OWN_ID_MAP, sys::setresuid(0));
     // The change of ids made us undumpable, which would hide the donor's files from the child.
-    let _ = sys::prctl(4, 1, 0);
+    required(stage::DUMPABLE, sys::prctl(4, 1, 0));
 }
 
 fn pipe() -> [i32; 2] {
@@ -166,7 +166,7 @@ fn start(plan: Plan, h: &'static Header, slots: &mut Slots, log: &mut Log, begun
         Ok(pid) => pid,
         Err(e) => {
             if donor_pidfd >= 0 {
-                let _ = sys::pidfd_kill(donor_pidfd, SIGKILL);
+                let _ = sys::kill_child(donor_pid, SIGKILL);
             }
             abort(stage::CLONE, e)
         }
@@ -192,7 +192,12 @@ fn start(plan: Plan, h: &'static Header, slots: &mut Slots, log: &mut Log, begun
         child::run(plan, slots, &context);
     }
     // The child has made its copy; nobody may attach to us or read our memory from now on.
-    let _ = sys::prctl(4, 0, 0);
+    if let Err(e) = sys::prctl(4, 0, 0) {
+        for child in [pid, donor_pid].into_iter().filter(|pid| *pid > 0) {
+            let _ = sys::kill_child(child, SIGKILL);
+        }
+        abort(stage::DUMPABLE, e)
+    }
     for fd in [report[1], donor_ready[0], donor_ready[1], hold[0], handover[1], stdin[0], stdout[1], stderr[1]] {
         if fd >= 0 {
             sys::close(fd);
@@ -210,7 +215,10 @@ fn start(plan: Plan, h: &'static Header, slots: &mut Slots, log: &mut Log, begun
         control: 0,
         pid,
         pidfd,
+        donor_pid,
         donor_pidfd,
+        born: 0,
+        exit_file: -1,
         report: report[0],
         hold: hold[1],
         handover: handover[0],
@@ -253,15 +261,24 @@ fn clone_donor(flags: u64, ready: [i32; 2]) -> (i32, i32) {
         exit_signal: SIGCHLD,
         ..CloneArgs::default()
     };
+    let parent = sys::getpid();
     let pid = required(stage::CLONE_DONOR, sys::clone3(&args));
     if pid != 0 {
         return (pid, pidfd);
     }
-    sys::die_with_parent();
     // The copies of the pipes and of the control socket would hide their ends from the others.
-    let made = sys::dup3(ready[1], 0).and_then(|()| sys::close_range(1, 0)).and_then(|()| sys::unshare(flags));
+    let alone = sys::dup3(ready[1], 0).and_then(|()| sys::close_range(1, 0));
+    let made = alone.and_then(|()| sys::die_with_parent()).and_then(|()| sys::unshare(flags));
+    if sys::getppid() != parent {
+        // It had died before we could ask for its death's signal.
+        sys::exit(127);
+    }
     let errno = made.map_or_else(|e| e.0, |()| 0);
-    let _ = sys::write(0, &errno.to_ne_bytes());
+    // Descriptor 0 is the control socket if the first step failed.
+    let to = if alone.is_ok() { 0 } else { ready[1] };
+    if sys::write(to, &errno.to_ne_bytes()).is_err() || errno != 0 {
+        sys::exit(127);
+    }
     loop {
         let _ = sys::poll(&mut []);
     }

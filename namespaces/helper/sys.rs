@@ -18,6 +18,7 @@ pub const EAGAIN: i32 = 11;
 pub const EACCES: i32 = 13;
 pub const EBUSY: i32 = 16;
 pub const ENOTDIR: i32 = 20;
+pub const EIO: i32 = 5;
 pub const EINVAL: i32 = 22;
 pub const EOVERFLOW: i32 = 75;
 pub const ESTALE: i32 = 116;
@@ -73,6 +74,7 @@ mod nr {
     pub const FCHDIR: usize = 81;
     pub const UMASK: usize = 95;
     pub const GETPID: usize = 39;
+    pub const GETPPID: usize = 110;
     pub const SETSID: usize = 112;
     pub const SETGROUPS: usize = 116;
     pub const SETRESUID: usize = 117;
@@ -104,6 +106,7 @@ mod nr {
     pub const RENAMEAT2: usize = 316;
     pub const SECCOMP: usize = 317;
     pub const EXECVE: usize = 59;
+    pub const KILL: usize = 62;
     pub const FACCESSAT2: usize = 439;
     pub const PWRITE64: usize = 18;
     pub const PREAD64: usize = 17;
@@ -116,6 +119,8 @@ mod nr {
     pub const CLOSE: usize = 57;
     pub const MMAP: usize = 222;
     pub const SIGACTION: usize = 134;
+    pub const KILL: usize = 129;
+    pub const GETPPID: usize = 173;
     pub const SIGPROCMASK: usize = 135;
     pub const IOCTL: usize = 29;
     pub const SENDMSG: usize = 211;
@@ -165,7 +170,6 @@ mod nr {
 }
 /// The calls since Linux 5.0 have one number on all architectures.
 mod nr_common {
-    pub const PIDFD_SEND_SIGNAL: usize = 424;
     pub const OPEN_TREE: usize = 428;
     pub const MOVE_MOUNT: usize = 429;
     pub const FSOPEN: usize = 430;
@@ -415,14 +419,18 @@ pub fn map(fd: i32, len: usize) -> Result<*mut u8> {
 }
 
 /// The caller dies with its parent (PR_SET_PDEATHSIG); a change of ids cancels it.
-pub fn die_with_parent() {
-    let _ = prctl(1, SIGKILL as usize, 0);
+pub fn die_with_parent() -> Result<()> {
+    prctl(1, SIGKILL as usize, 0).map(drop)
 }
-pub fn setsid() {
-    let _ = sys!(nr::SETSID);
+pub fn setsid() -> Result<()> {
+    sys!(nr::SETSID).map(drop)
 }
 pub fn getpid() -> i32 {
     sys!(nr::GETPID).unwrap_or(0) as i32
+}
+/// 0 when the parent is in another pid namespace.
+pub fn getppid() -> i32 {
+    sys!(nr::GETPPID).unwrap_or(0) as i32
 }
 pub fn exit(code: i32) -> ! {
     loop {
@@ -443,8 +451,9 @@ pub fn reset_signals() {
 pub fn signal_mask(mask: u64) {
     let _ = sys!(nr::SIGPROCMASK, 2, &raw const mask, 0, 8);
 }
-pub fn pidfd_kill(pidfd: i32, signal: i32) -> Result<()> {
-    sys!(PIDFD_SEND_SIGNAL, pidfd, signal, 0, 0).map(drop)
+/// Signals a child that has not been waited for: until then its number is nobody else's.
+pub fn kill_child(pid: i32, signal: i32) -> Result<()> {
+    sys!(nr::KILL, pid, signal).map(drop)
 }
 
 #[repr(C)]

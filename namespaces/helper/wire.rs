@@ -125,8 +125,8 @@ pub mod op {
     pub const LOOPBACK: u32 = 22;
     pub const SYSCTL: u32 = 23; // a = slot of a procfs mount, b = path, c = value string
     pub const RLIMIT: u32 = 24; // a = resource, b = soft, c = hard
-    pub const MASK: u32 = 25; // a = path; directories get a read-only empty tmpfs, files /dev/null
-    pub const READONLY: u32 = 26; // a = path
+    pub const MASK: u32 = 25; // a = path, b = slot of the mount it is below, or NO_SLOT: the root; directories get a read-only empty tmpfs, files /dev/null
+    pub const READONLY: u32 = 26; // a = path, b = as for MASK
     pub const USER: u32 = 27; // a = uid, b = gid, c = groups (u32 count, u32s); flags & 1 = keep capabilities
     pub const BOUNDING: u32 = 28; // a = set to keep
     pub const CAPSET: u32 = 29; // a = effective, b = permitted, c = inheritable
@@ -144,11 +144,12 @@ pub mod op {
     pub const ROOT_ATTR: u32 = 41; // b = MOUNT_ATTR_* to set on "/" alone
     pub const CLOSE: u32 = 42; // a = slot
     pub const SESSION: u32 = 43;
-    pub const OPEN: u32 = 44; // a = slot, b = host path, c = expected (device, inode) as two u64s or 0; before PIVOT
+    pub const OPEN: u32 = 44; // a = slot, b = host path, c = expected (device, inode) as two u64s or 0; flags & 1 = no symlinks; before PIVOT
     pub const UNLINK: u32 = 45; // a = slot, b = name
     pub const OPEN_FD: u32 = 46; // a = new slot, b = slot of a directory, c = name below it
     pub const CHOWN: u32 = 47; // a = slot, b = uid, c = gid
     pub const BIND: u32 = 48; // a = source path inside the root, b = target path, flags = move_flag::*, c = MOUNT_ATTR_*
+    pub const DIE_WITH_PARENT: u32 = 49;
 }
 
 /// How MOVE treats its target.
@@ -204,6 +205,8 @@ pub mod stage {
     pub const RECORD: u32 = 11;
     pub const DONOR_NAMESPACES: u32 = 12;
     pub const DONOR_ID_MAP: u32 = 13;
+    pub const DUMPABLE: u32 = 14;
+    pub const SESSION: u32 = 15;
 }
 
 /// One message of the control socket, in both directions.

@@ -38,6 +38,8 @@ const ENOENT: i32 = 2;
 const EPERM: i32 = 1;
 const EACCES: i32 = 13;
 const ENOSPC: i32 = 28;
+const ENOSYS: i32 = 38;
+const OLD_KERNEL: &str = "; it takes Linux 5.19 or newer, and no filter that hides its system calls";
 
 pub(crate) fn execute_failure(program: String, errno: i32, detail: u32, source: io::Error) -> Error {
     match (errno, detail) {
@@ -62,9 +64,13 @@ fn stage_words(stage_number: u32, errno: i32) -> (&'static str, &'static str) {
         stage::LOG => "open the log",
         stage::PIPES => "create pipes",
         stage::DETACH => "detach the monitor",
+        stage::RECORD => "record the container's process",
+        stage::DUMPABLE => "hide the monitor's memory from others (PR_SET_DUMPABLE)",
+        stage::SESSION => "start the monitor's session",
         _ => "read the plan in the helper",
     };
     let advice = match (stage_number, errno) {
+        (_, ENOSYS) => OLD_KERNEL,
         (stage::OWN_NAMESPACES | stage::CLONE, EPERM | EACCES) => USER_NAMESPACE_ADVICE,
         (stage::OWN_NAMESPACES | stage::CLONE, ENOSPC) => {
             "; the limit in /proc/sys/user/max_*_namespaces is reached"
@@ -79,6 +85,7 @@ user namespaces (sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_rest
 
 fn advice(step: &str, errno: i32, detail: u32) -> &'static str {
     match (step, errno) {
+        (_, ENOSYS) => OLD_KERNEL,
         ("create", EPERM | EACCES) if detail == stage::DONOR_NAMESPACES => USER_NAMESPACE_ADVICE,
         ("create", ENOSPC) => "; the limit in /proc/sys/user/max_*_namespaces is reached",
         ("set the limit", EPERM) => "; raising a hard limit needs CAP_SYS_RESOURCE",

@@ -39,7 +39,7 @@ pub struct Mount {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    Bind { source: PathBuf, recursive: bool },
+    Bind { source: PathBuf, recursive: bool, exact: bool },
     Tmpfs { size: Option<u64>, mode: u32 },
     Proc { pids_only: bool },
     Sysfs,
@@ -67,7 +67,7 @@ impl Mount {
     #[must_use]
     pub fn bind(source: impl AsRef<Path>, target: impl AsRef<Path>) -> Mount {
         let source = source.as_ref().to_owned();
-        Mount::new(target, Kind::Bind { source, recursive: true }, NOSUID | NODEV)
+        Mount::new(target, Kind::Bind { source, recursive: true, exact: false }, NOSUID | NODEV)
     }
 
     /// An empty file system in memory (`nosuid`, `nodev`, mode 1777), as large as half the memory
@@ -155,6 +155,16 @@ impl Mount {
     pub fn mode(mut self, bits: u32) -> Mount {
         if let Kind::Tmpfs { mode, .. } = &mut self.kind {
             *mode = bits & 0o7777;
+        }
+        self
+    }
+
+    /// For [`bind`](Mount::bind): the source has no symbolic link in its path, and one that appears there
+    /// is an error. For paths that were resolved and judged, and must not lead elsewhere since.
+    #[must_use]
+    pub fn exact(mut self) -> Mount {
+        if let Kind::Bind { exact, .. } = &mut self.kind {
+            *exact = true;
         }
         self
     }

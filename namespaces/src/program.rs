@@ -91,6 +91,8 @@ pub(crate) struct Compiler {
     pub(crate) namespaces: Namespaces,
     /// The register of the private procfs, once mounted.
     proc: Option<u64>,
+    /// The register of sysfs, once mounted.
+    sys: Option<u64>,
     /// The register of the `/dev` tmpfs, once mounted.
     dev: Option<u64>,
     waited: bool,
@@ -328,14 +330,22 @@ pub(crate) fn compile(mut plan: Sandbox, privilege: Privilege) -> Result<Program
         users,
         namespaces: plan.namespaces,
         proc: None,
+        sys: None,
         dev: None,
         waited: false,
         cleanup: Vec::new(),
     };
     let proc = rustix::fs::open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-    c.header.proc_dir = c.send(proc.map_err(Error::io("open /proc"))?);
+    let proc = proc.map_err(Error::io("open /proc"))?;
+    // What is written there (id maps) must reach the kernel and not a file that somebody put over it.
+    let kind = rustix::fs::fstatfs(&proc).map_err(Error::io("look at /proc"))?.f_type;
+    if kind != rustix::fs::PROC_SUPER_MAGIC {
+        return Err(Error::invalid("/proc", "it is not procfs"));
+    }
+    c.header.proc_dir = c.send(proc);
     namespaces(&mut c, &plan);
     let stdio = stdio(&mut c, &mut plan)?;
+    c.step(op::DIE_WITH_PARENT, 0, [0; 3], "tie to its monitor", "the process");
     cgroups(&mut c, std::mem::take(&mut plan.cgroups), plan.namespaces);
     tree::build(&mut c, &plan)?;
     attributes(&mut c, &plan)?;

@@ -95,6 +95,13 @@ impl Sandbox {
         };
         let (control, mut process, pidfd) = helper.take()?;
         if let Err(e) = send_plan(&control, &program) {
+            // A helper that could not even begin has said why.
+            let ended =
+                matches!(&e, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe);
+            let e = match ended.then(|| receive(control.as_fd())) {
+                Some(Ok(Some((m, ..)))) if m.kind == report::HELPER_FAILED => failure(&m, &program),
+                _ => e,
+            };
             drop(control);
             reap(Some(&pidfd));
             return Err(e);
@@ -141,6 +148,7 @@ impl Helper {
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(Error::io("create the control socket"))?;
         // Stdin is the one descriptor that std hands over without forking (posix_spawn).
+        #[allow(clippy::disallowed_methods, reason = "boxship's own helper, from its sealed memfd")]
         let process = Command::new(format!("/proc/self/fd/{}", helper()?.as_raw_fd()))
             .env_clear()
             .stdin(ProcessStdio::from(theirs))
@@ -226,6 +234,7 @@ fn reap(monitor: Option<&OwnedFd>) {
 fn write_external_maps(pid: u64, uids: &IdMap, gids: &IdMap) -> Result<()> {
     for (tool, map) in [("newuidmap", uids), ("newgidmap", gids)] {
         let ranges = map.ranges().iter().flat_map(|r| [r.container, r.host, r.count]);
+        #[allow(clippy::disallowed_methods, reason = "the host's newuidmap and newgidmap: only they may")]
         let output = Command::new(tool)
             .arg(pid.to_string())
             .args(ranges.map(|n| n.to_string()))

@@ -56,7 +56,7 @@ pub(crate) fn spec(
             "namespaces": namespaces,
             "uidMappings": maps,
             "gidMappings": maps,
-            "sysctl": config.sysctls,
+            "sysctl": launch::sysctls(config, id_base.map(|_| 0), privilege),
             "maskedPaths": config.profile.masked_paths().collect::<Vec<_>>(),
             "readonlyPaths": config.profile.read_only_paths(),
             "cgroupsPath": format!("/boxship/{}", config.id),

@@ -9,9 +9,7 @@ use boxship_namespaces::{Capability, Profile};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-
-/// The most entries of a list that an image may bring.
-const MAX_LIST: usize = 4096;
+use crate::untrusted::UntrustedImageConfig;
 
 /// The container's network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -224,40 +222,35 @@ impl Config {
         entrypoint: Option<Vec<String>>,
         command: Vec<String>,
     ) -> Result<()> {
-        let bad = |what| move |reason: String| Error::Invalid { what, reason };
         let empty = oci_spec::image::Config::default();
-        let c = image.config().unwrap_or(&empty);
-        let list = |l: &Option<Vec<String>>| l.clone().unwrap_or_default();
-        let (image_entry, image_command, env) = (list(c.entrypoint()), list(c.cmd()), list(c.env()));
-        if image_entry.len().max(image_command.len()).max(env.len()) > MAX_LIST {
-            return Err(bad("image configuration")(format!("a list has more than {MAX_LIST} entries")));
-        }
+        self.apply_document(image.config().unwrap_or(&empty), entrypoint, command)
+    }
+
+    /// As [`apply_image`](Config::apply_image), from the document itself.
+    pub(crate) fn apply_document(
+        &mut self,
+        c: &oci_spec::image::Config,
+        entrypoint: Option<Vec<String>>,
+        command: Vec<String>,
+    ) -> Result<()> {
+        let image = UntrustedImageConfig(c).judge()?;
         // As Docker: a new entrypoint resets the image's command.
         let (entry, default) = match entrypoint {
             Some(e) => (e, Vec::new()),
-            None => (image_entry, image_command),
+            None => (image.entrypoint, image.command),
         };
         self.command = entry.into_iter().chain(if command.is_empty() { default } else { command }).collect();
-        for line in env {
-            // Without "=" other engines copied the host's variable (CVE-2026-57231).
-            let (key, value) = line
-                .split_once('=')
-                .filter(|(k, _)| !k.is_empty())
-                .ok_or_else(|| bad("image environment")(format!("{line:?} is not KEY=value")))?;
-            self.env.entry(key.to_owned()).or_insert_with(|| value.to_owned());
+        for (key, value) in image.env {
+            self.env.entry(key).or_insert(value);
         }
-        if let Some(dir) = c.working_dir().as_deref().filter(|d| !d.is_empty())
-            && self.workdir == Path::new("/")
-        {
-            self.workdir = dir.into();
+        if let Some(dir) = image.workdir.filter(|_| self.workdir == Path::new("/")) {
+            self.workdir = dir;
         }
-        if let Some(user) = c.user().as_deref().filter(|_| self.user.is_empty()) {
-            self.user = user.to_owned();
+        if let Some(user) = image.user.filter(|_| self.user.is_empty()) {
+            self.user = user;
         }
-        if let Some(signal) = c.stop_signal().as_deref()
-            && let Some(number) = parse_signal(signal)
-        {
-            self.stop_signal = number;
+        if let Some(signal) = image.stop_signal {
+            self.stop_signal = signal;
         }
         Ok(())
     }
@@ -292,8 +285,12 @@ impl Config {
             if !m.target.is_absolute() || up || m.target == Path::new("/") {
                 return bad("mount target", format!("{:?} is not an absolute path below /", m.target));
             }
+            if covers_proc(&m.target) {
+                let reason = format!("{:?} would cover what the kernel says in /proc", m.target);
+                return bad("mount target", reason);
+            }
             if let MountKind::Bind(b) = &m.kind {
-                self.check_source(b)?;
+                b.resolve()?;
             }
         }
         for l in &self.ulimits {
@@ -305,26 +302,38 @@ impl Config {
         self.limits.validate()?;
         Ok(())
     }
+}
 
-    fn check_source(&self, bind: &BindMount) -> Result<()> {
-        let source = &bind.source;
+impl BindMount {
+    /// Where the source really is, judged. Whoever uses it must not resolve it again.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a relative source and for one that gives the host away,
+    /// [`Error::Io`] for one that does not exist.
+    pub(crate) fn resolve(&self) -> Result<PathBuf> {
+        let source = &self.source;
         if !source.is_absolute() {
             return Err(Error::invalid("mount source", format!("{source:?} is not an absolute path")));
         }
-        let real = std::fs::canonicalize(source).map_err(|e| Error::Io {
-            operation: "use as a mount source",
-            path: source.clone(),
-            source: e,
-        })?;
+        #[allow(clippy::disallowed_methods, reason = "the caller's own path, mounted as resolved here")]
+        let real = std::fs::canonicalize(source).map_err(Error::io("use as a mount source", source))?;
         let given_away = ["/", "/proc", "/sys", "/dev"].iter().any(|p| real == Path::new(p))
             || ["/proc/", "/sys/"].iter().any(|p| real.starts_with(p));
-        if given_away && !bind.dangerous {
+        if given_away && !self.dangerous {
             let reason =
                 format!("{source:?} would give the container the host; mark it as dangerous to insist");
             return Err(Error::invalid("mount source", reason));
         }
-        Ok(())
+        Ok(real)
     }
+}
+
+/// Programs of the container decide on security by what they read and write there (CVE-2019-16884). The
+/// files that say nothing about security, and that tools replace to show a container's limits, may be
+/// covered.
+fn covers_proc(target: &Path) -> bool {
+    const HARMLESS: [&str; 7] = ["cpuinfo", "diskstats", "loadavg", "meminfo", "stat", "swaps", "uptime"];
+    target.strip_prefix("/proc").is_ok_and(|below| !HARMLESS.iter().any(|name| below == Path::new(name)))
 }
 
 /// The number of `SIGTERM`, `TERM` or `15`; `None` for what is no signal.

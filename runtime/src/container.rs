@@ -45,8 +45,15 @@ struct Live {
 
 /// When a process was started, in ticks since boot (field 22 of proc_pid_stat(5)).
 fn start_time(pid: u32) -> Option<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    text.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
+    parse_start_time(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The name in the text is the process's own choice, and any bytes: one that is not UTF-8 must not
+/// make its process one that cannot be found, and so not be stopped.
+pub(crate) fn parse_start_time(stat: &[u8]) -> Option<u64> {
+    let end = stat.iter().rposition(|b| *b == b')')?;
+    let fields = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
+    fields.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
 impl Container {
@@ -145,6 +152,21 @@ impl Container {
         Ok(None)
     }
 
+    /// The lock of a container that does not run. The monitor of a start that failed, or of a program that
+    /// has ended, is waited for until it is gone, at most two seconds.
+    fn lock_idle(&self, operation: Operation) -> Result<OwnedFd> {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        loop {
+            if let Some(lock) = self.try_lock()? {
+                return Ok(lock);
+            }
+            let status = self.state()?.status;
+            if matches!(status, Status::Running | Status::Paused) || Instant::now() > deadline {
+                return Err(self.refuse(operation, Status::Running));
+            }
+        }
+    }
+
     /// Whether somebody holds the lock alone. Asking is shared and read-only, so that two who ask do
     /// not see each other and nobody who watches the file is woken.
     pub(crate) fn is_locked(&self) -> Result<bool> {
@@ -175,15 +197,31 @@ impl Container {
         Ok(Some(Live { pid, started_ns: field("started "), pidfd }))
     }
 
-    /// What is true of it now.
+    /// What is true of it now. A container that has just ended is waited for until its end is recorded,
+    /// which takes its monitor a moment; after a second it counts as stopped without a record.
     ///
     /// # Errors
     /// [`Error::NotFound`] when it was removed.
     pub fn state(&self) -> Result<State> {
-        if let Some(live) = self.live()? {
+        let ending = |live: &Live| live.started_ns.is_some() && live.pidfd.is_none();
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let mut live = self.live()?;
+        while live.as_ref().is_some_and(ending) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_micros(200));
+            live = self.live()?;
+        }
+        if let Some(live) = live {
             if live.started_ns.is_none() {
                 // Somebody is starting it: its program does not run yet, and may never.
                 return Ok(State { status: Status::Created, pid: None, started_ns: None, exit: None });
+            }
+            if ending(&live) {
+                return Ok(State {
+                    status: Status::Stopped,
+                    pid: None,
+                    started_ns: live.started_ns,
+                    exit: None,
+                });
             }
             let frozen = self.runtime.group(self.id()).is_some_and(|g| g.is_frozen().unwrap_or(false));
             let status = if frozen { Status::Paused } else { Status::Running };
@@ -211,7 +249,7 @@ impl Container {
     /// [`Error::State`] when it runs already; [`Error::Namespaces`] when the set-up failed; the
     /// container is then as before.
     pub fn start(&self) -> Result<()> {
-        let lock = self.try_lock()?.ok_or_else(|| self.refuse(Operation::Start, Status::Running))?;
+        let lock = self.lock_idle(Operation::Start)?;
         let dir = self.directory()?;
         // Whatever an earlier start left: its record, its cgroups, its overlay's work directory.
         rustix::fs::ftruncate(&lock, 0).map_err(Error::io("reset", self.path()))?;
@@ -421,8 +459,7 @@ impl Container {
             }
             self.wait()?;
         }
-        // Whoever holds the lock now is starting it.
-        let _lock = self.try_lock()?.ok_or_else(|| self.refuse(Operation::Delete, Status::Running))?;
+        let _lock = self.lock_idle(Operation::Delete)?;
         self.discard()?;
         self.runtime.store().empty_trash();
         Ok(())
@@ -467,4 +504,20 @@ impl Container {
 fn attach_path(dir: &OwnedFd) -> String {
     use std::os::fd::AsRawFd;
     format!("/proc/self/fd/{}/attach", dir.as_fd().as_raw_fd())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_found_whatever_it_calls_itself() {
+        let fields = " S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4711 1 1\n";
+        for name in [&b"sh"[..], b"a) S 1 2 3", b"\xff\xfe", b") (", b""] {
+            let stat = [b"7 (", name, b")", fields.as_bytes()].concat();
+            assert_eq!(parse_start_time(&stat), Some(4711), "{name:?}");
+        }
+        assert_eq!(parse_start_time(b"7 (sh) S 1"), None);
+        assert!(start_time(std::process::id()).is_some_and(|t| t > 0), "this process");
+    }
 }

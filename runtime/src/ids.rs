@@ -10,7 +10,7 @@ const COUNT: u32 = 65_536;
 /// First id of the pool, behind the ranges that systemd documents for itself.
 const BASE: u32 = 0x7000_0000;
 /// Ranges of the pool: up to the last whole range below 2³²-1.
-const SLOTS: u32 = (u32::MAX - BASE) / COUNT;
+pub(crate) const SLOTS: u32 = (u32::MAX - BASE) / COUNT;
 
 /// Claims a range for container `id`. The claim is a symlink, so making it is atomic, and reading it
 /// tells who has it.

@@ -1,14 +1,14 @@
 //! From a configuration to a running process.
 
-use std::io::Read;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use boxship_cgroups::{Group, Hierarchies, Parent};
+use boxship_cgroups::{Group, Hierarchies, Parent, Reach};
+use boxship_layers::TreeRoot;
 use boxship_namespaces::{
     CapSet, Capabilities, Cgroups, Child, Device, Event, ExitStatus, Helper, IdMap, MonitorOptions, Mount,
     Namespaces, Overlay, Privilege, Profile, Resource, Rlimit, Root, Sandbox, Stdio, User,
 };
-use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::config::{Config, MountKind, Network};
 use crate::container::Container;
@@ -325,6 +325,26 @@ pub(crate) fn wants_id_range(config: &Config, privilege: Privilege) -> bool {
     privilege == Privilege::Host && config.user_namespace.unwrap_or(config.profile.user_namespace())
 }
 
+/// What was asked for, and in a network of its own, as Docker, every port and ICMP echo without a
+/// capability. `first`: the first of the 65 536 ids of its user namespace, as the writer sees it.
+/// (`Strict` has no `/proc/sys`.)
+pub(crate) fn sysctls(config: &Config, first: Option<u32>, privilege: Privilege) -> BTreeMap<String, String> {
+    let mut all = config.sysctls.clone();
+    if config.network != Network::Host && config.profile != Profile::Strict {
+        // Only groups that the writer's user namespace knows are taken.
+        let groups = match (first, privilege) {
+            (Some(first), _) => format!("{first} {}", first + 65_535),
+            (None, Privilege::Host) => "0 2147483647".to_owned(),
+            (None, _) => "0 0".to_owned(),
+        };
+        let ports = ("net.ipv4.ip_unprivileged_port_start", "0".to_owned());
+        for (key, value) in [ports, ("net.ipv4.ping_group_range", groups)] {
+            all.entry(key.to_owned()).or_insert(value);
+        }
+    }
+    all
+}
+
 /// The resource of a ulimit name.
 pub(crate) fn resource(name: &str) -> Result<Resource> {
     use Resource as R;
@@ -374,7 +394,9 @@ fn cgroup(container: &Container, privilege: Privilege) -> Result<Option<Group>> 
             return Err(Error::Unsupported { control: "device access control", reason });
         }
     }
-    Ok(Some(parent.create(&config.id, &limits)?))
+    // One that outlives us must not be taken for ours by whatever manages the host.
+    let reach = if container.is_ephemeral() { Reach::Needed } else { Reach::All };
+    Ok(Some(parent.create(&config.id, &limits, reach)?))
 }
 
 fn device_rule(d: &crate::config::DeviceNode) -> Result<String> {
@@ -399,31 +421,10 @@ fn identity(container: &Container) -> Result<Identity> {
 /// A small regular file of the root, found without following any link: in the topmost layer that
 /// has it. Empty when there is none.
 fn image_file(container: &Container, name: &str) -> Result<String> {
-    let roots = container.roots();
-    for root in roots {
-        let fail = |e: rustix::io::Errno| Error::io("read", root.join(name))(e);
-        let dir = rustix::fs::open(&root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-        let dir = dir.map_err(fail)?;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-        // Non-blocking: a fifo in its place must not hang us (CVE-2024-9676).
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd = match rustix::fs::openat2(&dir, name, flags, Mode::empty(), resolve) {
-            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => continue,
-            other => other.map_err(fail)?,
-        };
-        let stat = rustix::fs::fstat(&fd).map_err(fail)?;
-        if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
-            return Err(Error::invalid("image", format!("its /{name} is not a regular file")));
+    for root in container.roots() {
+        if let Some(bytes) = TreeRoot::open(&root)?.read(name, user::MAX_FILE)? {
+            return Ok(String::from_utf8_lossy(&bytes).into_owned());
         }
-        let mut text = Vec::new();
-        std::fs::File::from(fd)
-            .take(user::MAX_FILE + 1)
-            .read_to_end(&mut text)
-            .map_err(Error::io("read", root.join(name)))?;
-        if text.len() as u64 > user::MAX_FILE {
-            return Err(Error::invalid("image", format!("its /{name} is larger than 1 MiB")));
-        }
-        return Ok(String::from_utf8_lossy(&text).into_owned());
     }
     Ok(String::new())
 }
@@ -461,9 +462,12 @@ impl Plan<'_> {
         } else if self.privilege.is_rootless() {
             namespaces = namespaces | Namespaces::USER;
         }
+        if oom_protected() {
+            s = s.oom_score_adj(0);
+        }
         s = self.environment(s.namespaces(namespaces));
         s = self.security(s)?;
-        for (key, value) in &config.sysctls {
+        for (key, value) in sysctls(config, self.container.id_slot().map(ids::first), self.privilege) {
             s = s.sysctl(key, value);
         }
         for d in &config.devices {
@@ -533,10 +537,12 @@ impl Plan<'_> {
         for m in &self.config.mounts {
             let mount = match &m.kind {
                 MountKind::Bind(b) => {
-                    if b.source.starts_with(self.container.runtime().store().path()) && !b.dangerous {
+                    let source = b.resolve()?;
+                    if self.container.runtime().store().holds(&source)? && !b.dangerous {
                         return Err(Error::invalid("mount source", "it lies inside boxship's own store"));
                     }
-                    Mount::bind(&b.source, &m.target)
+                    // Resolved and judged just now: it must not lead elsewhere since.
+                    Mount::bind(&source, &m.target).exact()
                 }
                 MountKind::Tmpfs { size, mode } => {
                     let mount = Mount::tmpfs(&m.target).mode(*mode);
@@ -578,7 +584,11 @@ impl Plan<'_> {
             // `/proc` shows processes only and `/sys` is absent: nothing is left to mask.
             return Ok(s);
         }
-        Ok(s.masked_paths(profile.masked_paths()).read_only_paths(profile.read_only_paths()))
+        let s = s.masked_paths(profile.masked_paths()).read_only_paths(profile.read_only_paths());
+        // The host's /sys, which comes with the host's network to those who cannot mount another, brings the
+        // groups of all the host's processes along.
+        let hosts = self.privilege.is_rootless() && self.config.network == Network::Host;
+        Ok(if hosts { s.masked_paths(["/sys/fs/cgroup"]) } else { s })
     }
 
     /// The profile's limits where the host's are not lower, then what was asked for.
@@ -620,6 +630,13 @@ impl Plan<'_> {
             ("/etc/resolv.conf", resolv),
         ]
     }
+}
+
+/// Whether this process is spared when memory runs out, which its containers must not inherit: they would
+/// outlive the host's services. (One that is sacrificed earlier hands that down.)
+fn oom_protected() -> bool {
+    let text = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+    text.trim().parse::<i32>().is_ok_and(|value| value < 0)
 }
 
 /// The hard limit of this process.

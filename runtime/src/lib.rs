@@ -1,14 +1,19 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 mod bundle;
 mod config;
 mod container;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod ids;
 mod launch;
 mod logs;
 mod runtime;
 mod status;
+mod untrusted;
 mod user;
 
 pub use boxship_cgroups::{CpuQuota, Limits, Swap, Usage};

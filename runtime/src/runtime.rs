@@ -56,12 +56,25 @@ impl Drop for Starting<'_> {
 
 /// `container.json`.
 #[derive(Serialize, Deserialize)]
-struct Record {
-    config: Config,
+pub(crate) struct Record {
+    pub(crate) config: Config,
     /// Removed as soon as nobody holds its lock.
     ephemeral: bool,
-    id_slot: Option<u32>,
+    pub(crate) id_slot: Option<u32>,
     created_ns: u64,
+}
+
+impl Record {
+    /// A range of ids that no store gives out is not taken from a file either.
+    pub(crate) fn parse(text: &[u8]) -> serde_json::Result<Record> {
+        let record: Record = serde_json::from_slice(text)?;
+        match record.id_slot {
+            Some(slot) if slot >= ids::SLOTS => {
+                Err(serde::de::Error::custom(format!("there is no id range {slot}")))
+            }
+            _ => Ok(record),
+        }
+    }
 }
 
 impl Runtime {
@@ -220,6 +233,7 @@ impl Runtime {
     pub(crate) fn record(&self, mut config: Config, ephemeral: bool) -> Result<Container> {
         config.validate()?;
         if let Some(rootfs) = &config.rootfs {
+            #[allow(clippy::disallowed_methods, reason = "the caller's own path, kept as resolved here")]
             let real = std::fs::canonicalize(rootfs).map_err(Error::io("use as the root", rootfs))?;
             if !real.is_dir() {
                 return Err(Error::invalid("root", format!("{rootfs:?} is not a directory")));
@@ -324,7 +338,7 @@ impl Runtime {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(not_found()),
             other => other.map_err(Error::io("read", &path))?,
         };
-        let record: Record = serde_json::from_slice(&text).map_err(|e| match e.is_eof() {
+        let record = Record::parse(&text).map_err(|e| match e.is_eof() {
             // Its creator died while writing it.
             true => not_found(),
             false => Error::io("understand", &path)(std::io::Error::from(e)),

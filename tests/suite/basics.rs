@@ -13,6 +13,7 @@ pub fn tests() -> Vec<Trial> {
         test("it_has_namespaces_of_its_own", any, namespaces),
         test("the_default_profile_takes_privileges", any, profile),
         test("strict_and_compat_profiles", any, profiles),
+        test("every_port_and_ping_without_a_capability", any, ports),
         test("mounts_and_masks_are_locked", any, locked),
         test("host_paths_are_out_of_reach", any, unreachable),
         test("a_host_with_mounts_stacked_over_its_root", &[NeedRoot], stacked),
@@ -121,6 +122,19 @@ async fn profiles() {
     assert_eq!(field(&text(added.output().await.expect("runs")), "CapEff:"), "00000000000010fa");
 }
 
+async fn ports() {
+    let e = engine().await;
+    let said =
+        run(&e, "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/net/ipv4/ping_group_range")
+            .await;
+    let values: Vec<&str> = said.split_whitespace().collect();
+    let last = if rustix::process::geteuid().is_root() { "65535" } else { "0" };
+    assert_eq!(values, ["0", "0", last]);
+    let asked = sh(&e, "cat /proc/sys/net/ipv4/ip_unprivileged_port_start")
+        .sysctl("net.ipv4.ip_unprivileged_port_start", "1024");
+    assert_eq!(text(asked.output().await.expect("runs")).trim(), "1024");
+}
+
 async fn locked() {
     let e = engine().await;
     // Even with CAP_SYS_ADMIN in its own user namespace it cannot take a mask away.
@@ -214,6 +228,11 @@ async fn environment() {
     assert_eq!(text(out.output().await.expect("runs")), "b c /root h\n/made/here\n0\nunset\n");
     let id = text(sh(&e, "id").user(user()).output().await.expect("runs"));
     assert!(id.contains(&format!("uid={}", user())), "{id}");
+    // What an image of host programs says is its containers' default.
+    let image = e.image().from_host_programs(["/bin/sh"]).env("B", "from the image").tag("env:1");
+    image.await.expect("an image");
+    let out = e.container().image("env:1").command(["/bin/sh", "-c", "echo $B"]).output().await;
+    assert_eq!(text(out.expect("runs")), "from the image\n");
 }
 
 async fn network() {
@@ -222,6 +241,15 @@ async fn network() {
     let ours = std::fs::read_link("/proc/self/ns/net").expect("ours").to_string_lossy().into_owned();
     let theirs = text(sh(&e, "ls -l /proc/self/ns/net").network(Network::Host).output().await.expect("runs"));
     assert!(theirs.contains(&ours), "{theirs} has {ours}");
+    // Every port is free in a network of one's own; the host's rule stays, and a wish goes before.
+    let file = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+    let show = || sh(&e, "cat /proc/sys/net/ipv4/ip_unprivileged_port_start");
+    let host = std::fs::read_to_string(file).expect("readable");
+    assert_eq!(text(show().output().await.expect("runs")), "0\n");
+    assert_eq!(text(show().network(Network::Host).output().await.expect("runs")), host);
+    let asked = show().sysctl("net.ipv4.ip_unprivileged_port_start", "512");
+    assert_eq!(text(asked.output().await.expect("runs")), "512\n");
+    assert_eq!(std::fs::read_to_string(file).expect("readable"), host);
 }
 
 async fn read_only() {

@@ -14,6 +14,7 @@ pub fn tests() -> Vec<Trial> {
     vec![
         test("create_start_wait_restart_remove", any, lifecycle),
         test("stop_asks_then_kills", any, stop),
+        test("a_name_that_is_no_text_does_not_hide_a_process", any, unnameable),
         test("names_ids_and_filters", any, names),
         test("logs_follow_tail_and_rotate", any, logs),
         test("auto_remove_after_wait", any, auto_remove),
@@ -55,6 +56,23 @@ async fn lifecycle() {
     for dir in ["containers", "snapshots", "names", "ids", "trash"] {
         assert_eq!(std::fs::read_dir(root.0.join(dir)).expect("readable").count(), 0, "{dir}");
     }
+}
+
+/// `/proc/<pid>/stat` holds the name that the payload gave itself, and that may be any bytes.
+async fn unnameable() {
+    let root = Root::new("unnameable");
+    let e = own_engine(&root.0).await;
+    let c = sh(&e, "printf '\\377\\376) R' > /proc/self/comm; echo ready; while :; do sleep 1; done")
+        .run()
+        .await
+        .expect("starts");
+    while c.logs().lines().await.expect("logs").is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(c.inspect().await.expect("info").pid.is_some(), "its process is known");
+    c.kill(Signal::KILL).await.expect("it can be killed");
+    assert_eq!(c.wait().await.expect("ends").signal(), Some(9));
+    c.remove().await.expect("removed");
 }
 
 async fn stop() {

@@ -24,6 +24,7 @@ mod input;
 mod lifecycle;
 mod need;
 mod real;
+mod software;
 mod trace;
 
 use std::path::PathBuf;
@@ -136,9 +137,16 @@ fn main() {
     }
     let arguments = Arguments::from_args();
     let mut trials = Vec::new();
-    for part in
-        [basics::tests, input::tests, lifecycle::tests, crash::tests, hosts::tests, real::tests, trace::tests]
-    {
+    for part in [
+        basics::tests,
+        input::tests,
+        lifecycle::tests,
+        crash::tests,
+        hosts::tests,
+        real::tests,
+        software::tests,
+        trace::tests,
+    ] {
         trials.extend(part());
     }
     let conclusion = libtest_mimic::run(&arguments, trials);

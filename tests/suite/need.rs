@@ -1,5 +1,7 @@
 //! What a test needs of its host.
 
+#![allow(dead_code, reason = "each of the test binaries that share it needs a part")]
+
 use std::path::Path;
 
 use libtest_mimic::Trial;
@@ -18,8 +20,16 @@ pub enum Need {
     Cgroups,
     /// strace.
     Strace,
+    /// Perl, for system calls that no program makes.
+    Perl,
     /// A Debian root file system at `target/debian.tar` (`.ci/debian` makes it).
     Debian,
+    /// dockerd, its client, and the right to start them.
+    Docker,
+    /// A machine whose system calls the probe knows.
+    X86_64,
+    /// Debian with servers and languages at `target/software.tar` (`.ci/software` makes it).
+    Software,
 }
 
 impl Need {
@@ -30,7 +40,11 @@ impl Need {
             Need::UserNamespaces => "userns",
             Need::Cgroups => "cgroups",
             Need::Strace => "strace",
+            Need::Perl => "perl",
             Need::Debian => "debian",
+            Need::Docker => "docker",
+            Need::X86_64 => "x86_64",
+            Need::Software => "software",
         }
     }
 
@@ -46,14 +60,26 @@ impl Need {
                 max.trim() != "0" && (root || allowed.trim() != "0")
             }
             Need::Cgroups => root && Path::new("/sys/fs/cgroup").exists(),
-            Need::Strace => std::process::Command::new("strace").arg("-V").output().is_ok(),
+            Need::Strace => runs("strace", "-V"),
+            Need::Perl => Path::new("/usr/bin/perl").exists(),
             Need::Debian => debian().exists(),
+            Need::Docker => root && ["dockerd", "docker"].iter().all(|p| runs(p, "--version")),
+            Need::X86_64 => cfg!(target_arch = "x86_64"),
+            Need::Software => software().exists(),
         }
     }
 }
 
+fn runs(program: &str, argument: &str) -> bool {
+    std::process::Command::new(program).arg(argument).output().is_ok()
+}
+
 pub fn debian() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/debian.tar")
+}
+
+pub fn software() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/software.tar")
 }
 
 fn required(need: Need) -> bool {

@@ -9,11 +9,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::reader::{Entry, Kind, Reader};
 use crate::error::{Error, Result};
+use crate::tree::TreeRoot;
 
 /// Open parents kept; a layer rarely alternates between more.
 const PARENTS: usize = 256;
@@ -25,8 +26,8 @@ pub(crate) struct Policy {
     pub(crate) owners: bool,
 }
 
-pub(crate) struct Extractor<'a> {
-    root: BorrowedFd<'a>,
+pub(crate) struct Extractor {
+    root: TreeRoot,
     policy: Policy,
     parents: HashMap<Vec<u8>, Rc<OwnedFd>>,
     /// Directories get their mode and times last: files made in them would change both.
@@ -42,10 +43,10 @@ fn failed(entry: &[u8], operation: &'static str) -> impl FnOnce(Errno) -> Error 
     Error::io(operation, Path::new(OsStr::from_bytes(entry)).to_owned())
 }
 
-impl<'a> Extractor<'a> {
-    pub(crate) fn new(root: BorrowedFd<'a>, policy: Policy) -> Self {
-        Extractor {
-            root,
+impl Extractor {
+    pub(crate) fn new(root: BorrowedFd<'_>, policy: Policy) -> Result<Self> {
+        Ok(Extractor {
+            root: TreeRoot::of(root)?,
             policy,
             parents: HashMap::new(),
             directories: Vec::new(),
@@ -53,7 +54,7 @@ impl<'a> Extractor<'a> {
             files: 0,
             bytes: 0,
             skipped: 0,
-        }
+        })
     }
 
     /// Writes one entry and its data.
@@ -114,11 +115,7 @@ impl<'a> Extractor<'a> {
     }
 
     fn open(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd> {
-        let path_or_dot = if path.is_empty() { b"." } else { path };
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        rustix::fs::openat2(self.root, OsStr::from_bytes(path_or_dot), flags, Mode::empty(), resolve)
-            .map_err(failed(path, "open"))
+        self.root.entry(path, flags | OFlags::NOFOLLOW).map_err(failed(path, "open"))
     }
 
     /// The directory `path`, made with mode 755 where it is missing.

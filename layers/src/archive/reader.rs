@@ -349,7 +349,7 @@ fn time(v: &[u8]) -> Option<(i64, u32)> {
         fraction.bytes().chain(std::iter::repeat(b'0')).take(9).fold(0, |n, b| n * 10 + u32::from(b - b'0'));
     // -1.25 is 1.25 s before 1970: the fraction counts downwards.
     match (whole.starts_with('-'), nanos) {
-        (true, 1..) => Some((seconds - 1, 1_000_000_000 - nanos)),
+        (true, 1..) => Some((seconds.checked_sub(1)?, 1_000_000_000 - nanos)),
         _ => Some((seconds, nanos)),
     }
 }

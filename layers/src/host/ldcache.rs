@@ -19,7 +19,7 @@ impl Cache {
     }
 
     /// `None` for data that is not a cache of the known format.
-    fn parse(data: &[u8]) -> Option<Cache> {
+    pub(crate) fn parse(data: &[u8]) -> Option<Cache> {
         // An old-format cache may come first.
         let start = data.windows(MAGIC.len()).position(|w| w == MAGIC)?;
         let data = &data[start..];

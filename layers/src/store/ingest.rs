@@ -96,7 +96,7 @@ impl Store {
             BufReader::with_capacity(256 << 10, Tee::new(plain, std::io::sink())),
             Bounds::default(),
         );
-        let mut extractor = Extractor::new(fs.as_fd(), Policy { owners: self.keeps_owners() });
+        let mut extractor = Extractor::new(fs.as_fd(), Policy { owners: self.keeps_owners() })?;
         let mut entries = 0u64;
         while let Some(entry) = reader.next()? {
             extractor.add(entry, &mut reader)?;

@@ -3,15 +3,18 @@
 //! Everything is opened, cloned and configured while the host's tree is still there, and attached
 //! after it is gone: nothing of the image is resolved while a path could lead to the host.
 
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::error::{Error, Result};
 use crate::kind::Namespaces;
 use crate::mount::{Kind, Mount, Overlay, Root, attribute};
 use crate::program::Compiler;
 use crate::sandbox::{Sandbox, SmallFile};
-use crate::wire::{move_flag, op};
+use crate::wire::{NO_SLOT, move_flag, op};
 
 const DEVICES: [(&str, u32, u32); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
@@ -44,10 +47,11 @@ pub(super) fn build(c: &mut Compiler, plan: &Sandbox) -> Result<()> {
     for m in now {
         ready.push(prepare(c, m)?);
     }
+    let mut spent = Vec::new();
     let root = match &plan.root {
         Root::Host => None,
         Root::Directory(path) => Some(directory(c, plan, path)?),
-        Root::Overlay(overlay) => Some(overlay_root(c, plan, overlay)?),
+        Root::Overlay(overlay) => Some(overlay_root(c, plan, overlay, &mut spent)?),
     };
     for m in later {
         c.borrow_donor();
@@ -58,6 +62,12 @@ pub(super) fn build(c: &mut Compiler, plan: &Sandbox) -> Result<()> {
         if plan.root_attributes != 0 {
             // With what is mounted below a directory.
             c.step(op::ATTR, 1, [root, plan.root_attributes, 0], "restrict", "the root mount");
+        }
+        // Attached anywhere in the old root these go with it at once; closed while detached, each would
+        // wait for a grace period of its own. No host path is opened from here on.
+        let aside = c.text("/proc");
+        for (register, path) in spent {
+            c.step(op::MOVE, 0, [register, aside, 0], "put aside the mount of", quoted(&path));
         }
         c.step(op::PIVOT, 0, [root, 0, 0], "switch to", "the root file system");
     }
@@ -77,12 +87,22 @@ pub(super) fn build(c: &mut Compiler, plan: &Sandbox) -> Result<()> {
 /// What comes after sysctls: they need writable paths that are protected now.
 pub(super) fn finish(c: &mut Compiler, plan: &Sandbox) {
     for path in &plan.masked {
-        let at = c.text(path);
-        c.step(op::MASK, 0, [at, 0, 0], "mask", quoted(path));
+        let (at, below) = protected(c, path);
+        c.step(op::MASK, 0, [at, below, 0], "mask", quoted(path));
     }
     for path in &plan.read_only {
-        let at = c.text(path);
-        c.step(op::READONLY, 0, [at, 0, 0], "make read-only", quoted(path));
+        let (at, below) = protected(c, path);
+        c.step(op::READONLY, 0, [at, below, 0], "make read-only", quoted(path));
+    }
+}
+
+/// A path, and the mount that it is below.
+fn protected(c: &mut Compiler, path: &Path) -> (u64, u64) {
+    let own = [("/proc", c.proc), ("/sys", c.sys)];
+    let found = own.into_iter().find_map(|(at, mount)| Some((path.strip_prefix(at).ok()?, mount?)));
+    match found {
+        Some((below, mount)) if !below.as_os_str().is_empty() => (c.text(below), mount),
+        _ => (c.text(path), NO_SLOT.into()),
     }
 }
 
@@ -106,12 +126,30 @@ fn id_maps_binds(c: &Compiler) -> bool {
 
 /// Opens a path of the host, and has the child check that it is the same object.
 fn open(c: &mut Compiler, path: &Path, role: &'static str) -> Result<(u64, std::fs::Metadata)> {
+    open_as(c, path, role, false)
+}
+
+/// [`open`], where a symbolic link anywhere in the path may be an error.
+fn open_as(
+    c: &mut Compiler,
+    path: &Path,
+    role: &'static str,
+    exact: bool,
+) -> Result<(u64, std::fs::Metadata)> {
     let fail = |source| Error::Path { path: path.to_owned(), role, source };
     let absolute = std::path::absolute(path).map_err(fail)?;
-    let meta = std::fs::metadata(&absolute).map_err(fail)?;
+    let resolve = if exact { ResolveFlags::NO_SYMLINKS } else { ResolveFlags::empty() };
+    let fd = rustix::fs::openat2(
+        rustix::fs::CWD,
+        &absolute,
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        resolve,
+    );
+    let meta = fd.map_err(io::Error::from).and_then(|fd| std::fs::File::from(fd).metadata()).map_err(fail)?;
     let identity = c.longs(&[meta.dev(), meta.ino()]);
     let (text, register) = (c.text(&absolute), c.register());
-    c.step(op::OPEN, 0, [register, text, identity], "open", quoted(&absolute));
+    c.step(op::OPEN, u32::from(exact), [register, text, identity], "open", quoted(&absolute));
     Ok((register, meta))
 }
 
@@ -138,7 +176,13 @@ fn directory(c: &mut Compiler, plan: &Sandbox, path: &Path) -> Result<u64> {
     Ok(tree)
 }
 
-fn overlay_root(c: &mut Compiler, plan: &Sandbox, overlay: &Overlay) -> Result<u64> {
+/// The clones of layers that the overlay has taken copies of go to `spent`.
+fn overlay_root(
+    c: &mut Compiler,
+    plan: &Sandbox,
+    overlay: &Overlay,
+    spent: &mut Vec<(u64, PathBuf)>,
+) -> Result<u64> {
     let mut layers = Vec::with_capacity(overlay.layers.len());
     let mapped = plan.id_mapped_root && c.users.donor.is_some() && !c.users.rootless;
     for path in &overlay.layers {
@@ -151,6 +195,7 @@ fn overlay_root(c: &mut Compiler, plan: &Sandbox, overlay: &Overlay) -> Result<u
         for (fd, path) in &mut layers {
             *fd = clone_tree(c, *fd, false, path);
             id_map(c, *fd, false, path);
+            spent.push((*fd, (*path).clone()));
         }
     }
     let fs = c.register();
@@ -190,8 +235,8 @@ fn prepare(c: &mut Compiler, m: &Mount) -> Result<Ready> {
         attributes |= attribute::RDONLY;
     }
     let register = match &m.kind {
-        Kind::Bind { source, recursive } => {
-            let (fd, meta) = open(c, source, "a bind mount's source")?;
+        Kind::Bind { source, recursive, exact } => {
+            let (fd, meta) = open_as(c, source, "a bind mount's source", *exact)?;
             if !meta.is_dir() {
                 flags = move_flag::MKFILE;
             }
@@ -224,14 +269,16 @@ fn prepare(c: &mut Compiler, m: &Mount) -> Result<Ready> {
             flags |= move_flag::NO_SYMLINKS;
             // Without a network namespace of its own only the host's may be shown, and rootless not
             // even that by a new mount.
-            if c.users.rootless && !c.namespaces.contains(Namespaces::NET) {
+            let register = if c.users.rootless && !c.namespaces.contains(Namespaces::NET) {
                 let (fd, _) = open(c, Path::new("/sys"), "sysfs")?;
                 let tree = clone_tree(c, fd, true, Path::new("/sys"));
                 c.step(op::ATTR, 1, [tree, attributes, 0], "restrict", "/sys");
                 tree
             } else {
                 filesystem(c, "sysfs", vec![], attributes, &m.target)
-            }
+            };
+            c.sys = Some(register);
+            register
         }
         Kind::Devpts => {
             flags |= move_flag::NO_SYMLINKS;

@@ -137,15 +137,23 @@ fn applies(rule: &Rule, arch: Arch, caps: CapSet) -> bool {
         && !e.arches.iter().any(go)
 }
 
-fn verdicts(profile: &Profile, arch: Arch, caps: CapSet) -> HashMap<u32, Verdict> {
+/// One call with more conditions than this compiles to more instructions than the kernel takes, so
+/// there is no need to collect them: a short text can name some 10^9.
+const MAX_CONDITIONS: usize = MAX_INSTRUCTIONS;
+
+fn verdicts(profile: &Profile, arch: Arch, caps: CapSet) -> Result<HashMap<u32, Verdict>> {
     let default = outcome(profile.default_action, profile.default_errno_ret);
-    let mut found: HashMap<u32, (Verdict, bool)> = HashMap::new();
+    let mut found: HashMap<u32, (Verdict, bool, usize)> = HashMap::new();
     for rule in profile.syscalls.iter().filter(|r| applies(r, arch, caps)) {
         let ret = outcome(rule.action, rule.errno_ret);
         for nr in rule.names.iter().filter_map(|n| number(arch, n)) {
-            let (verdict, closed) =
-                found.entry(nr).or_insert((Verdict { conditional: Vec::new(), last: default }, false));
+            let (verdict, closed, conditions) =
+                found.entry(nr).or_insert((Verdict { conditional: Vec::new(), last: default }, false, 0));
             if !rule.args.is_empty() {
+                *conditions += rule.args.len();
+                if *conditions > MAX_CONDITIONS {
+                    return Err(too_long(format!("more than {MAX_CONDITIONS} conditions on one call")));
+                }
                 verdict.conditional.push((rule.args.clone(), ret));
             } else if !*closed {
                 verdict.last = ret;
@@ -153,7 +161,11 @@ fn verdicts(profile: &Profile, arch: Arch, caps: CapSet) -> HashMap<u32, Verdict
             }
         }
     }
-    found.into_iter().map(|(nr, (verdict, _))| (nr, verdict)).collect()
+    Ok(found.into_iter().map(|(nr, (verdict, ..))| (nr, verdict)).collect())
+}
+
+fn too_long(what: String) -> Error {
+    Error::invalid("seccomp profile", format!("{what}; the kernel takes {MAX_INSTRUCTIONS} instructions"))
 }
 
 /// Jump targets inside one condition, patched when its length is known.
@@ -258,7 +270,7 @@ fn tree(intervals: &[(u32, &Verdict)], code: &mut Vec<Instruction>) -> Result<()
 }
 
 fn architecture(profile: &Profile, arch: Arch, caps: CapSet) -> Result<Vec<Instruction>> {
-    let verdicts = verdicts(profile, arch, caps);
+    let verdicts = verdicts(profile, arch, caps)?;
     let default =
         Verdict { conditional: Vec::new(), last: outcome(profile.default_action, profile.default_errno_ret) };
     // A deny-list's "allow" must hold for calls it has never heard of, too.
@@ -311,6 +323,8 @@ fn known_numbers(arch: Arch) -> &'static [bool] {
 }
 
 pub(super) fn compile(profile: &Profile, arch: Arch, caps: CapSet) -> Result<Vec<Instruction>> {
+    // A profile need not come from text: its fields are public.
+    profile.check()?;
     let mut code = vec![statement(LOAD, ARCHITECTURE)];
     for served in arch.served(profile) {
         let body = architecture(profile, served, caps)?;
@@ -322,10 +336,7 @@ pub(super) fn compile(profile: &Profile, arch: Arch, caps: CapSet) -> Result<Vec
     // Another ABI has other numbers: nothing that was decided holds for it.
     code.push(statement(RETURN, RET_KILL_PROCESS));
     if code.len() > MAX_INSTRUCTIONS {
-        return Err(Error::invalid(
-            "seccomp profile",
-            format!("it compiles to {} instructions; the kernel takes {MAX_INSTRUCTIONS}", code.len()),
-        ));
+        return Err(too_long(format!("{} instructions", code.len())));
     }
     Ok(code)
 }

@@ -176,12 +176,17 @@ impl Profile {
         }
         let profile: Profile =
             serde_json::from_str(text).map_err(|e| Error::invalid("seccomp profile", e.to_string()))?;
-        let mut args = profile.syscalls.iter().flat_map(|r| &r.args);
+        profile.check()?;
+        Ok(profile)
+    }
+
+    fn check(&self) -> Result<()> {
+        let mut args = self.syscalls.iter().flat_map(|r| &r.args);
         match args.find(|a| a.index > 5) {
             Some(a) => {
                 Err(Error::invalid("seccomp profile", format!("argument index {} is beyond 5", a.index)))
             }
-            None => Ok(profile),
+            None => Ok(()),
         }
     }
 
@@ -216,7 +221,8 @@ impl Profile {
     /// Compiles for this machine's architecture; `caps` decides rules that depend on capabilities.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the program would pass the kernel's 4096 instructions.
+    /// [`Error::Invalid`] when the program would pass the kernel's 4096 instructions, and for an
+    /// argument index beyond 5.
     pub fn compile(&self, caps: CapSet) -> Result<Program> {
         self.compile_for(compile::Arch::native(), caps)
     }

@@ -157,6 +157,34 @@ fn json_of_docker_and_oci_round_trips() {
     assert!(Profile::from_json(r#"{"defaultAction":"SCMP_ACT_NOTIFY","syscalls":[]}"#).is_err());
 }
 
+fn reading(args: Vec<Argument>, times: usize) -> Profile {
+    Profile {
+        syscalls: vec![Rule {
+            names: vec!["read".into(); times],
+            args,
+            ..Profile::compat().syscalls.remove(0)
+        }],
+        ..Profile::compat()
+    }
+}
+
+#[test]
+fn a_short_text_does_not_fill_the_memory() {
+    let zero = Argument { index: 0, value: 0, value_two: 0, op: Operator::Equal };
+    // 6 GiB of conditions, if they were collected.
+    let profile = reading(vec![zero; 10_000], 20_000);
+    assert!(profile.to_json().expect("plain data").len() < 1 << 20);
+    assert!(profile.compile(CapSet::NONE).is_err());
+}
+
+#[test]
+fn an_argument_that_no_call_has_is_refused_in_a_profile_made_by_hand() {
+    for index in [6, u32::MAX] {
+        let beyond = Argument { index, value: 0, value_two: 0, op: Operator::Equal };
+        assert!(reading(vec![beyond], 1).compile(CapSet::NONE).is_err());
+    }
+}
+
 proptest! {
     #[test]
     fn comparisons_hold(value in any::<u64>(), two in any::<u64>(), arg in any::<u64>(), near in -2i64..3, op in 0usize..7) {

@@ -105,6 +105,14 @@ fn long_names_sizes_and_times() {
 }
 
 #[test]
+fn a_time_before_all_times_is_refused() {
+    let at = |time: &str| [pax(&[record("mtime", time)]), header("a", b'0', 0, |_| {})].concat();
+    assert_eq!(refused(&at("-9223372036854775808.5")), "malformed PAX mtime");
+    assert_eq!(refused(&at("-9223372036854775809")), "malformed PAX mtime");
+    assert_eq!(names(&at("-9223372036854775808")).expect("the earliest"), ["a"]);
+}
+
+#[test]
 fn what_the_tar_crate_writes_is_read_back() {
     let mut b = tar::Builder::new(Vec::new());
     let name = "x".repeat(180);

@@ -1,0 +1,124 @@
+//! What the victims do. Each says on its stdout what a caller would know: a line is an acknowledgement.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use boxship_runtime::{BindMount, Config, Limits, MountKind, MountPoint, Runtime, Streams, Ulimit};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+fn say(line: &str) {
+    // A failing write is what the attack may want.
+    let _ = std::io::stdout().write_all(format!("{line}\n").as_bytes());
+}
+
+/// Plays a role and exits.
+pub fn play(role: &str, args: &[String]) {
+    say("ready");
+    let _ = std::io::stdin().lock().read_line(&mut String::new());
+    let root = Path::new(args.first().expect("a root"));
+    let once = || match role {
+        "ephemeral" => ephemeral(root),
+        "detached" => detached(root),
+        "fortress" => fortress(root, Path::new(&args[1])),
+        other => panic!("no role {other:?}"),
+    };
+    match once() {
+        Ok(()) => say("done"),
+        Err(e) => {
+            say(&format!("error {}", chain(e.as_ref())));
+            if args.get(1).is_some_and(|out| std::fs::remove_file(Path::new(out).join("ran")).is_ok()) {
+                say("ran all the same");
+            }
+            // A fault is over: the same thing works now.
+            match once() {
+                Ok(()) => say("retried"),
+                Err(e) => say(&format!("refused {}", chain(e.as_ref()))),
+            }
+        }
+    }
+}
+
+fn chain(e: &dyn std::error::Error) -> String {
+    let mut text = e.to_string();
+    let mut next = e.source();
+    while let Some(source) = next {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        next = source.source();
+    }
+    text.replace('\n', " ")
+}
+
+fn config(runtime: &Runtime, script: &str) -> Result<Config> {
+    let image = runtime.store().image("tools:1")?;
+    Ok(Config::from_image(&image, ["/bin/sh", "-c", script])?)
+}
+
+/// One that ends with its creator.
+fn ephemeral(root: &Path) -> Result<()> {
+    let runtime = Runtime::open(root)?;
+    let config = config(&runtime, "exit 3")?;
+    say(&format!("id {}", config.id));
+    let mut running = runtime.run(config, Streams::null()?)?;
+    say("started");
+    let status = running.wait()?;
+    say(&format!("ended {:?}", status.code()));
+    Ok(())
+}
+
+/// A whole life: created, started, stopped, removed, and the root opened again.
+fn detached(root: &Path) -> Result<()> {
+    let runtime = Runtime::open(root)?;
+    let config = config(&runtime, "echo one; echo two; exec sleep 600")?;
+    say(&format!("id {}", config.id));
+    let container = runtime.create(config)?;
+    let life = || -> Result<()> {
+        say("created");
+        container.start()?;
+        say("started");
+        container.state()?;
+        say("stopping");
+        container.stop(Some(9), Duration::ZERO)?;
+        say("stopped");
+        let exit = container.wait()?.ok_or("its end was not recorded")?;
+        say(&format!("ended {:?}", exit.signal()));
+        say("removing");
+        container.delete(false)?;
+        say("removed");
+        Runtime::open(root)?;
+        Ok(())
+    };
+    life().inspect_err(|_| {
+        let _ = container.delete(true);
+    })
+}
+
+/// Every control there is, in one container that leaves a mark when its program runs.
+fn fortress(root: &Path, out: &Path) -> Result<()> {
+    let runtime = Runtime::open(root)?;
+    let mut config = config(&runtime, "echo ran >/out/ran")?;
+    say(&format!("id {}", config.id));
+    config.workdir = "/tmp".into();
+    let bind = MountKind::Bind(BindMount { source: out.to_owned(), dangerous: false });
+    config.mounts = vec![
+        MountPoint { target: "/out".into(), kind: bind, read_only: false },
+        MountPoint {
+            target: "/tmp".into(),
+            kind: MountKind::Tmpfs { size: Some(1 << 20), mode: 0o1777 },
+            read_only: false,
+        },
+    ];
+    config.read_only_root = Some(true);
+    config.limits = Limits { memory: Some(64 << 20), pids: Some(64), ..Limits::default() };
+    config.ulimits = vec![Ulimit { name: "fsize".into(), soft: 1 << 20, hard: 1 << 20 }];
+    config.sysctls = BTreeMap::from([("net.ipv4.ip_default_ttl".to_owned(), "42".to_owned())]);
+    let mut running = runtime.run(config, Streams::null()?)?;
+    let status = running.wait()?;
+    match status.code() {
+        Some(0) => Ok(()),
+        code => Err(format!("the program ended with {code:?}").into()),
+    }
+}
