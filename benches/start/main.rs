@@ -137,21 +137,16 @@ fn interleaved(
 fn rate(b: &Bench, peers: &mut Peers, all: &mut Samples, case: &'static str, starters: usize, n: usize) {
     for _ in 0..5 {
         let begin = Instant::now();
-        b.runtime.block_on(async {
-            let one = async {
-                for _ in 0..n / starters {
-                    b.start(Profile::Compat).await
-                }
-            };
-            if starters == 1 {
-                one.await;
-            } else {
-                let two = async {
-                    for _ in 0..n / starters {
-                        b.start(Profile::Compat).await
-                    }
-                };
-                tokio::join!(one, two);
+        // A thread each, as the peers have: two futures of one task would take turns.
+        std::thread::scope(|scope| {
+            for _ in 0..starters {
+                scope.spawn(|| {
+                    b.runtime.block_on(async {
+                        for _ in 0..n / starters {
+                            b.start(Profile::Compat).await;
+                        }
+                    });
+                });
             }
         });
         all.entry((case, "boxship")).or_default().push(nanos(begin.elapsed()) / n as u64);

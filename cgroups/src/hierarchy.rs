@@ -54,7 +54,8 @@ impl Hierarchies {
     #[must_use]
     pub fn parse(mountinfo: &str) -> Hierarchies {
         let mut found = Hierarchies::default();
-        for line in mountinfo.lines() {
+        // Not str::lines: a name may end with a carriage return, which the kernel does not escape.
+        for line in mountinfo.split('\n') {
             let Some((mount, fs)) = line.split_once(" - ") else { continue };
             let (mut mount, mut fs) = (mount.split(' ').skip(3), fs.split(' '));
             let (Some(root), Some(point), Some(kind)) = (mount.next(), mount.next(), fs.next()) else {
@@ -70,7 +71,7 @@ impl Hierarchies {
                     let options = fs.nth(1).unwrap_or_default();
                     let names: Vec<String> = options
                         .split(',')
-                        .filter(|o| !FLAGS.contains(o) && !o.starts_with("release_agent="))
+                        .filter(|o| !o.is_empty() && !FLAGS.contains(o) && !o.starts_with("release_agent="))
                         .map(str::to_owned)
                         .collect();
                     if !names.is_empty() && !found.v1.iter().any(|(other, _)| *other == names) {
@@ -140,6 +141,8 @@ mod tests {
         assert_eq!(h.v1[2].0, ["name=systemd"]);
         assert_eq!(h.v1[3].1, PathBuf::from("/with space"));
         assert_eq!(Hierarchies::parse("").version(), None);
+        let odd = Hierarchies::parse("1 2 0:3 / /a\r rw - cgroup2 cgroup2 rw\r\n");
+        assert_eq!(odd.unified, Some(PathBuf::from("/a\r")));
     }
 
     #[test]

@@ -18,8 +18,6 @@ fn mounts(u: &mut Unstructured<'_>) -> Result<(String, usize, Option<String>)> {
     let (mut text, mut v1, mut unified) = (String::new(), 0, None);
     for (i, controller) in ["cpu,cpuacct", "memory", "pids", "name=systemd"].iter().enumerate() {
         let point: String = u.arbitrary()?;
-        // A line break that is no line feed would be one to str::lines, but the kernel has none.
-        let point = point.replace('\r', "");
         let at = escaped(&point);
         let optional = if u.arbitrary()? { " shared:7 master:1" } else { "" };
         let whole = u.ratio(3u8, 4u8)?;

@@ -1,7 +1,7 @@
 //! What can a program in a container reach? One static program (`probe.c`) asks the kernel some 2 900
 //! questions inside boxship's three profiles, and inside Docker where that is installed, and the answers
 //! are compared: `Strict` must reach strictly less than `Default`, and `Default` strictly less than
-//! `Compat` and than Docker. What is excepted is in [`excuses`] with its reason.
+//! `Compat` and than Docker.
 //!
 //! `cargo test --test probe -- --table` writes the comparison to docs/probe.md and README.md.
 
@@ -18,7 +18,6 @@
 )]
 
 mod docker;
-mod excuses;
 #[path = "../suite/need.rs"]
 mod need;
 mod program;
@@ -109,7 +108,6 @@ fn strictly_less(less: &Reach, more: &Reach, names: [&str; 2]) -> Outcome {
     let beyond: Vec<String> = less
         .beyond(more)
         .into_iter()
-        .filter(|b| excuses::of(names, &b.name).is_none())
         .map(|b| format!("{}: {} in {}, {} in {}", b.name, b.here, names[0], b.there, names[1]))
         .collect();
     if !beyond.is_empty() {
@@ -117,19 +115,6 @@ fn strictly_less(less: &Reach, more: &Reach, names: [&str; 2]) -> Outcome {
     }
     if more.beyond(less).is_empty() {
         return Err(format!("{} reaches all that {} does", names[0], names[1]).into());
-    }
-    Ok(())
-}
-
-/// Every excuse is needed: one for what is not so any more would hide the next defect. What Docker 20.10
-/// does not know yet, a newer one may.
-fn excuses_are_used() -> Outcome {
-    let beyond = of(Profile::Default).beyond(docker::reach()?);
-    let old = docker::version().starts_with("20.10.");
-    for excuse in excuses::ALL.iter().filter(|e| e.pair != ["default", "docker"] || old) {
-        if !beyond.iter().any(|b| b.name == excuse.check) {
-            return Err(format!("{:?}: nothing needs the excuse for {:?}", excuse.pair, excuse.check).into());
-        }
     }
     Ok(())
 }
@@ -217,8 +202,8 @@ fn sees_what_is_given() -> Outcome {
             );
         }
     }
-    let traced = default.reaches("trace/read memory of a child")
-        && !of(Profile::Strict).reaches("trace/read memory of a child");
+    let traced = default.reaches("trace/seize of a child")
+        && !of(Profile::Strict).reaches("trace/seize of a child");
     let sockets = default.reaches("socket/made/family 02/stream")
         && !default.reaches("socket/past filter/family 40/stream");
     if traced && sockets { Ok(()) } else { Err("ptrace or socket families".into()) }
@@ -239,7 +224,6 @@ fn trials() -> Vec<Trial> {
             strictly_less(of(Profile::Default), docker::reach()?, ["default", "docker"])
         }),
         need::trial("what_default_and_strict_promise", any, promises),
-        need::trial("every_excuse_is_needed", with_docker, excuses_are_used),
         need::trial("an_ordinary_user_s_container_reaches_no_more", with_root, user),
         need::trial("the_probe_repeats_itself", any, repeats),
         need::trial("the_probe_sees_what_is_given", any, sees_what_is_given),

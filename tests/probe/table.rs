@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use boxship::Profile;
 
 use crate::reach::Reach;
-use crate::{docker, excuses, of, of_user};
+use crate::{docker, of, of_user};
 
 const COMMAND: &str = "cargo test --test probe -- --table";
 const BEGIN: &str = "<!-- made by cargo test --test probe -- --table -->\n";
@@ -120,21 +120,6 @@ fn differences(columns: &[(&str, &Reach)]) -> String {
     text
 }
 
-/// The exceptions, those with one reason together.
-fn excused() -> String {
-    let mut reasons: BTreeMap<([&str; 2], &str), Vec<&str>> = BTreeMap::new();
-    for e in excuses::ALL {
-        reasons.entry((e.pair, e.reason)).or_default().push(e.check);
-    }
-    let mut text = String::new();
-    for ((pair, reason), checks) in reasons {
-        let all = checks.join("`, `");
-        writeln!(text, "- `{all}`: reached in {} and not in {}. {reason}", pair[0], pair[1])
-            .expect("a string");
-    }
-    text
-}
-
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf()
 }
@@ -182,14 +167,12 @@ pub fn write() {
          Linux {}, Docker {}, {}; as root if not rootless (an ordinary user), default options, no network, no \
          AppArmor or SELinux on this machine. A system call counts when no filter refuses it and the kernel has it, whatever it then says.\n\n\
          {absent}{}\n\
-         ## Exceptions\n\n{}\n\
          ## All differences\n\n\
          Checks that not all answer alike: the kind, who reaches it, how many, and which.\n\n{}",
         kernel.trim(),
         docker::version(),
         docker::podman_version(),
         table(&columns, false),
-        excused(),
         differences(&columns),
     );
     std::fs::write(root().join("docs/probe.md"), text).expect("written");
