@@ -1,6 +1,7 @@
 //! Containers: building, running, watching and removing them.
 
 mod builder;
+mod exec;
 mod logs;
 mod mount;
 mod output;
@@ -17,8 +18,9 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::units::{ByteSize, Signal};
 
-pub use boxship_runtime::{LogLine, LogStream};
+pub use boxship_runtime::{LogLine, LogStream, Process};
 pub use builder::{ContainerBuilder, Stdin};
+pub use exec::{ExecBuilder, ExecProcess};
 pub use logs::{Logs, LogsBuilder};
 pub use mount::Mount;
 pub use output::Output;
@@ -256,6 +258,29 @@ impl Container {
             memory_limit: u.memory_limit.map(ByteSize::b),
             pids: u.pids,
         })
+    }
+
+    /// Runs a further process in it: in its namespaces and cgroups, confined as its own.
+    ///
+    /// ```no_run
+    /// # async fn f(web: boxship::Container) -> Result<(), boxship::Error> {
+    /// let out = web.exec(["ls", "-l", "/srv"]).user("nobody").output().await?;
+    /// print!("{}", String::from_utf8_lossy(&out.stdout));
+    /// # Ok(()) }
+    /// ```
+    pub fn exec<I: IntoIterator<Item = S>, S: Into<String>>(&self, command: I) -> ExecBuilder {
+        ExecBuilder::new(self.inner.clone(), command.into_iter().map(Into::into).collect())
+    }
+
+    /// The processes that run in it, as the kernel knows them: nothing is executed in the container.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidState`](crate::ErrorKind) unless it runs or is paused.
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn top(&self) -> Result<Vec<Process>> {
+        self.with(boxship_runtime::Container::processes).await
     }
 
     /// Its logs.

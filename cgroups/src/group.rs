@@ -153,6 +153,16 @@ impl Parent {
         Ok(Group { parent: self.clone(), name: name.to_owned(), reach: None })
     }
 
+    /// A group that [`create`](Parent::create) made with these limits and this reach; nothing is checked.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a name with a slash.
+    pub fn made(&self, name: &str, limits: &Limits, reach: Reach) -> Result<Group> {
+        let has = |tree: &Tree| reach == Reach::All || self.needs(tree, limits);
+        let trees = self.trees.iter().enumerate().filter(|(_, tree)| has(tree)).map(|(i, _)| i).collect();
+        Ok(Group { reach: Some(trees), ..self.group(name)? })
+    }
+
     /// The names of all groups below this parent.
     ///
     /// # Errors

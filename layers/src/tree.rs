@@ -13,12 +13,17 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 
 /// The root of an untrusted tree. There is no way from it to a path: what it opens is a descriptor,
-/// resolved once, beneath the root, through no symbolic link and onto no other file system
-/// (openat2(2)).
+/// resolved once, beneath the root, through no symbolic link and (unless [`with_mounts`](TreeRoot::with_mounts)
+/// says so) onto no other file system (openat2(2)).
 #[derive(Debug)]
 pub struct TreeRoot {
     dir: OwnedFd,
+    /// What must not be crossed.
+    resolve: ResolveFlags,
 }
+
+const STRICT: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_XDEV);
 
 impl TreeRoot {
     /// Opens the directory `path`, whose own path is the caller's and trusted.
@@ -28,20 +33,25 @@ impl TreeRoot {
     pub fn open(path: &Path) -> Result<TreeRoot> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(path, flags, Mode::empty()).map_err(Error::io("open the tree", path))?;
-        Ok(TreeRoot { dir })
+        Ok(TreeRoot { dir, resolve: STRICT })
+    }
+
+    /// The same with what is mounted in it: the root of a container that runs, say.
+    #[must_use]
+    pub fn with_mounts(self) -> TreeRoot {
+        TreeRoot { resolve: self.resolve.difference(ResolveFlags::NO_XDEV), ..self }
     }
 
     /// A tree below an open directory.
     pub(crate) fn of(dir: BorrowedFd<'_>) -> Result<TreeRoot> {
         let dir = dir.try_clone_to_owned().map_err(Error::io("open the tree", ""))?;
-        Ok(TreeRoot { dir })
+        Ok(TreeRoot { dir, resolve: STRICT })
     }
 
     /// Opens what is at `path` (relative; empty = the root).
     pub(crate) fn entry(&self, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
         let path = OsStr::from_bytes(if path.is_empty() { b"." } else { path });
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-        rustix::fs::openat2(&self.dir, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+        rustix::fs::openat2(&self.dir, path, flags | OFlags::CLOEXEC, Mode::empty(), self.resolve)
     }
 
     /// The content of a small regular file; `None` when there is none.

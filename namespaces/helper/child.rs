@@ -9,6 +9,8 @@ use crate::plan::{Plan, Slots};
 use crate::sys::{self, *};
 use crate::wire::{Header, NO_SLOT, Op, Report, flag, move_flag, op, report, stage};
 
+const CLONE_NEWUSER: u64 = 0x1000_0000;
+
 /// Descriptors made by the helper for this child.
 pub struct Context {
     pub report: i32,
@@ -74,7 +76,7 @@ fn tell(fd: i32, r: Report) -> Result<()> {
 impl Child<'_> {
     fn step(&mut self, o: &Op) -> Step {
         match o.code {
-            op::JOIN_CGROUP | op::WAIT_DONOR | op::SETNS_DONOR | op::UNSHARE => self.namespaces(o),
+            op::JOIN_CGROUP | op::WAIT_DONOR | op::SETNS_DONOR | op::UNSHARE | op::ENTER => self.namespaces(o),
             op::FS_OPEN | op::FS_STRING | op::FS_FLAG | op::FS_LAYER | op::FS_MOUNT => self.filesystem(o),
             op::PRIVATE_ROOT | op::OPEN | op::OPEN_TREE | op::IDMAP | op::ATTR | op::MOVE | op::PIVOT
             | op::ROOT_ATTR | op::MASK | op::READONLY | op::OPEN_FD | op::BIND => self.mounts(o),
@@ -97,6 +99,18 @@ impl Child<'_> {
             }
             op::WAIT_DONOR => self.wait_donor()?,
             op::SETNS_DONOR => sys::setns(self.context.donor_pidfd, o.a)?,
+            // From here on processes of the container see this one: they must not be able to trace it or to
+            // open what it has open (CVE-2016-9962), and a change of namespace resets both settings.
+            op::ENTER => {
+                sys::setns(self.slots.get(o.a)?, o.b)?;
+                if o.b & CLONE_NEWUSER != 0 {
+                    // Root of the host is nobody in there, who may own nothing.
+                    sys::setresgid(0)?;
+                    sys::setresuid(0)?;
+                }
+                sys::prctl(4, 0, 0)?;
+                self.die_with_parent()?;
+            }
             _ => {
                 sys::unshare(o.a)?;
                 // A copy of the mounts: descriptors of the old ones lead elsewhere now.
@@ -492,7 +506,8 @@ impl Child<'_> {
                 }
                 sys::setresgid(o.b as u32)?;
                 sys::setresuid(o.a as u32)?;
-                // A change of ids clears it.
+                // A change of ids resets both; where fs.suid_dumpable is 1, to "everybody may look".
+                sys::prctl(4, 0, 0)?;
                 self.die_with_parent()?;
                 if o.flags & 1 != 0 {
                     sys::prctl(8, 0, 0)?;

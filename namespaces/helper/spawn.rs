@@ -42,6 +42,9 @@ pub fn main() -> ! {
     }
     required(stage::SESSION, sys::setsid());
     own_namespaces(plan, h, slots);
+    if h.enter_flags != 0 {
+        required(stage::ENTER, sys::setns(slots.optional(h.enter), h.enter_flags));
+    }
     // Nobody may attach to us or read our memory. In a user namespace of our own the kernel needs
     // "dumpable" for the donor's files; there the child gives it up later.
     if h.own_flags & CLONE_NEWUSER == 0 {

@@ -37,6 +37,7 @@ pub struct Header {
     pub donor_flags: u64,
     /// Namespaces that the helper itself enters first (rootless: user; time).
     pub own_flags: u64,
+    pub enter_flags: u64,
     pub own_uid_map: u32,
     pub own_gid_map: u32,
     pub donor_uid_map: u32,
@@ -56,6 +57,8 @@ pub struct Header {
     pub forward_stderr: u32,
     /// Log rotation: bytes per file, and how many rotated files to keep.
     pub log_max_files: u32,
+    /// Slot of a process (pidfd) whose namespaces are entered, and those that the helper itself enters.
+    pub enter: u32,
     pub log_max_size: u64,
     /// Array of `cleanup_count` quadruples (slot, name, slot, new name): what goes after the exit. With a
     /// second slot it is renamed there, without one (NO_SLOT) it is unlinked, as a directory when the new
@@ -150,6 +153,7 @@ pub mod op {
     pub const CHOWN: u32 = 47; // a = slot, b = uid, c = gid
     pub const BIND: u32 = 48; // a = source path inside the root, b = target path, flags = move_flag::*, c = MOUNT_ATTR_*
     pub const DIE_WITH_PARENT: u32 = 49;
+    pub const ENTER: u32 = 50; // a = slot of a pidfd, b = CLONE_NEW* flags
 }
 
 /// How MOVE treats its target.
@@ -207,6 +211,7 @@ pub mod stage {
     pub const DONOR_ID_MAP: u32 = 13;
     pub const DUMPABLE: u32 = 14;
     pub const SESSION: u32 = 15;
+    pub const ENTER: u32 = 16;
 }
 
 /// One message of the control socket, in both directions.

@@ -66,6 +66,7 @@ fn stage_words(stage_number: u32, errno: i32) -> (&'static str, &'static str) {
         stage::DETACH => "detach the monitor",
         stage::RECORD => "record the container's process",
         stage::DUMPABLE => "hide the monitor's memory from others (PR_SET_DUMPABLE)",
+        stage::ENTER => "enter the container's namespaces",
         stage::SESSION => "start the monitor's session",
         _ => "read the plan in the helper",
     };

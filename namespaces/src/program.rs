@@ -1,6 +1,7 @@
 //! The compiler: a validated plan becomes a flat list of operations with descriptors, and for each
 //! operation the words that an error about it will use.
 
+mod enter;
 mod tree;
 
 use std::ffi::{CString, OsStr, OsString};
@@ -215,11 +216,11 @@ fn header_bytes(h: &Header) -> Vec<u8> {
     let mut b = Vec::with_capacity(DATA_START);
     let mut words = |values: &[u32]| b.extend(values.iter().flat_map(|v| v.to_ne_bytes()));
     words(&[h.magic, h.version, h.total, h.ops, h.op_count, h.fd_count, h.flags, h.root_uid, h.root_gid, 0]);
-    b.extend([h.clone_flags, h.donor_flags, h.own_flags].iter().flat_map(|v| v.to_ne_bytes()));
+    b.extend([h.clone_flags, h.donor_flags, h.own_flags, h.enter_flags].iter().flat_map(|v| v.to_ne_bytes()));
     let mut words = |values: &[u32]| b.extend(values.iter().flat_map(|v| v.to_ne_bytes()));
     words(&[h.own_uid_map, h.own_gid_map, h.donor_uid_map, h.donor_gid_map, h.time_offsets]);
     words(&[h.proc_dir, h.state_dir, h.lock_file, h.listener, h.into_cgroup, h.cgroup_kill, h.oom_file]);
-    words(&[h.cpu_file, h.memory_peak_file, h.forward_stdout, h.forward_stderr, h.log_max_files, 0]);
+    words(&[h.cpu_file, h.memory_peak_file, h.forward_stdout, h.forward_stderr, h.log_max_files, h.enter]);
     b.extend(h.log_max_size.to_ne_bytes());
     b.extend([h.cleanup, h.cleanup_count].iter().flat_map(|v| v.to_ne_bytes()));
     debug_assert_eq!(b.len(), size_of::<Header>());
@@ -230,6 +231,9 @@ fn header_bytes(h: &Header) -> Vec<u8> {
 fn users(plan: &Sandbox, privilege: Privilege) -> Result<Users> {
     let wants_user = plan.namespaces.contains(Namespaces::USER);
     let rootless = privilege.is_rootless();
+    if plan.join.is_some() {
+        return Ok(enter::users(rootless));
+    }
     if rootless && !wants_user && plan.namespaces != Namespaces::NONE {
         return Err(Error::invalid(
             "namespaces",
@@ -299,6 +303,7 @@ pub(crate) fn compile(mut plan: Sandbox, privilege: Privilege) -> Result<Program
         clone_flags: 0,
         donor_flags: 0,
         own_flags: 0,
+        enter_flags: 0,
         own_uid_map: 0,
         own_gid_map: 0,
         donor_uid_map: 0,
@@ -316,6 +321,7 @@ pub(crate) fn compile(mut plan: Sandbox, privilege: Privilege) -> Result<Program
         forward_stdout: NO_SLOT,
         forward_stderr: NO_SLOT,
         log_max_files: 0,
+        enter: NO_SLOT,
         log_max_size: 0,
         cleanup: 0,
         cleanup_count: 0,
@@ -347,8 +353,13 @@ pub(crate) fn compile(mut plan: Sandbox, privilege: Privilege) -> Result<Program
     let stdio = stdio(&mut c, &mut plan)?;
     c.step(op::DIE_WITH_PARENT, 0, [0; 3], "tie to its monitor", "the process");
     cgroups(&mut c, std::mem::take(&mut plan.cgroups), plan.namespaces);
-    tree::build(&mut c, &plan)?;
-    attributes(&mut c, &plan)?;
+    match plan.join.take() {
+        Some(join) => enter::join(&mut c, &plan, join),
+        None => {
+            tree::build(&mut c, &plan)?;
+            attributes(&mut c, &plan)?;
+        }
+    }
     identity(&mut c, &plan, stdio);
     execute(&mut c, &plan);
     let options = std::mem::take(&mut plan.monitor);
@@ -483,12 +494,7 @@ fn attributes(c: &mut Compiler, plan: &Sandbox) -> Result<()> {
         c.step(op::SYSCTL, 0, [proc, path, text], "set the sysctl", key.clone());
     }
     tree::finish(c, plan);
-    if let Some((rows, columns)) = plan.terminal {
-        let owner = host_ids(c, plan);
-        let gid = c.users.tty_gid.unwrap_or(owner.1);
-        let size = u64::from(rows) << 16 | u64::from(columns);
-        c.step(op::PTY, 1, [size, u64::from(owner.0), u64::from(gid)], "open", "the terminal");
-    }
+    terminal(c, plan, true);
     if let Some(value) = plan.oom_score_adj {
         let proc =
             c.proc.ok_or_else(|| Error::invalid("oom_score_adj", "setting it needs the proc mount"))?;
@@ -501,12 +507,27 @@ fn attributes(c: &mut Compiler, plan: &Sandbox) -> Result<()> {
     if plan.read_only_root {
         c.step(op::ROOT_ATTR, 0, [0, crate::mount::attribute::RDONLY, 0], "make read-only", "the root");
     }
-    // Last of what opens files: a low limit is for the program.
+    rlimits(c, plan);
+    Ok(())
+}
+
+/// `console`: it is the terminal of the container and also its `/dev/console`.
+fn terminal(c: &mut Compiler, plan: &Sandbox, console: bool) {
+    if let Some((rows, columns)) = plan.terminal {
+        let owner = host_ids(c, plan);
+        let gid = c.users.tty_gid.unwrap_or(owner.1);
+        let size = u64::from(rows) << 16 | u64::from(columns);
+        let ids = [u64::from(owner.0), u64::from(gid)];
+        c.step(op::PTY, u32::from(console), [size, ids[0], ids[1]], "open", "the terminal");
+    }
+}
+
+/// Last of what opens files: a low limit is for the program.
+fn rlimits(c: &mut Compiler, plan: &Sandbox) {
     for l in &plan.rlimits {
         let name = format!("{:?} to {}:{}", l.resource, l.soft, l.hard);
         c.step(op::RLIMIT, 0, [l.resource as u64, l.soft, l.hard], "set the limit", name);
     }
-    Ok(())
 }
 
 /// The process's user as the set-up sees it.
@@ -541,7 +562,8 @@ fn identity(c: &mut Compiler, plan: &Sandbox, stdio: [u64; 3]) {
     if let Some(sets) = sets {
         c.step(op::BOUNDING, 0, [sets.bounding.bits(), 0, 0], "drop from the bounding set", "capabilities");
     }
-    let changes_user = plan.namespaces.contains(Namespaces::USER) || !c.users.rootless;
+    let own_ids = plan.namespaces.contains(Namespaces::USER) || c.header.enter != NO_SLOT;
+    let changes_user = own_ids || !c.users.rootless;
     if changes_user {
         let groups = if c.users.deny_setgroups { 0 } else { c.words(&plan.user.groups) };
         let ids = [u64::from(plan.user.uid), u64::from(plan.user.gid), groups];

@@ -92,6 +92,7 @@ pub struct Sandbox {
     pub(crate) user: User,
     pub(crate) umask: u32,
     pub(crate) namespaces: Namespaces,
+    pub(crate) join: Option<Join>,
     pub(crate) uid_map: Option<IdMap>,
     pub(crate) gid_map: Option<IdMap>,
     pub(crate) time_offsets: Option<(i64, i64)>,
@@ -119,6 +120,13 @@ pub struct Sandbox {
     pub(crate) stdio: [Stdio; 3],
     pub(crate) cgroups: Cgroups,
     pub(crate) monitor: MonitorOptions,
+}
+
+/// The process whose namespaces are joined.
+#[derive(Debug)]
+pub(crate) struct Join {
+    pub(crate) process: OwnedFd,
+    pub(crate) set: Namespaces,
 }
 
 /// The container's cgroups, as descriptors that another crate opened.
@@ -201,6 +209,7 @@ impl Sandbox {
             user: User::default(),
             umask: 0o022,
             namespaces: Namespaces::NONE,
+            join: None,
             uid_map: None,
             gid_map: None,
             time_offsets: None,
@@ -270,6 +279,14 @@ impl Sandbox {
     /// Sets the namespaces that the process gets of its own.
     pub fn namespaces(mut self, set: Namespaces) -> Self {
         self.namespaces = set;
+        self
+    }
+
+    /// Joins these namespaces of a running process (a pidfd, pidfd_open(2)) instead of making any: a
+    /// further process in its container. Ids, paths and the terminal are the container's. What only a new
+    /// tree can have (root, mounts, devices, files, masks, host name, sysctls) cannot be combined with it.
+    pub fn join(mut self, process: OwnedFd, set: Namespaces) -> Self {
+        self.join = Some(Join { process, set });
         self
     }
 
@@ -488,6 +505,7 @@ impl Sandbox {
         }
         self.validate_names()?;
         self.validate_mounts()?;
+        self.validate_join()?;
         if self.oom_score_adj.is_some_and(|v| !(-1000..=1000).contains(&v)) {
             return bad("oom_score_adj", "it must be between -1000 and 1000".into());
         }
@@ -499,6 +517,21 @@ impl Sandbox {
         }
         if self.user.uid == u32::MAX || self.user.gid == u32::MAX {
             return bad("user", "4294967295 means \"unchanged\" to the kernel and is no id".into());
+        }
+        Ok(())
+    }
+
+    fn validate_join(&self) -> Result<()> {
+        let Some(join) = &self.join else { return Ok(()) };
+        let makes = self.namespaces != Namespaces::NONE || self.loopback || self.uid_map.is_some();
+        if makes || self.create_cwd {
+            return Err(Error::invalid(
+                "join",
+                "a process joins namespaces or makes its own, and joining makes nothing else either",
+            ));
+        }
+        if !join.set.contains(Namespaces::PID | Namespaces::MOUNT) {
+            return Err(Error::invalid("join", "a process joins at least the pid and mount namespaces"));
         }
         Ok(())
     }
@@ -584,7 +617,10 @@ impl Sandbox {
         if let Some(f) = self.files.iter().find(|f| f.content.len() > 65_536) {
             return Err(Error::invalid("file", format!("{:?} is larger than 64 KiB", f.target)));
         }
-        if self.terminal.is_some() && !self.mounts.iter().any(|m| m.kind == crate::mount::Kind::Devpts) {
+        if self.terminal.is_some()
+            && self.join.is_none()
+            && !self.mounts.iter().any(|m| m.kind == crate::mount::Kind::Devpts)
+        {
             return Err(Error::invalid("terminal", "it needs a devpts mount"));
         }
         Ok(())

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::config::{Config, MountKind, Network};
 use crate::error::{Error, Result};
-use crate::launch;
+use crate::plan;
 use crate::user::Identity;
 
 /// The specification of a container that runs as `who`.
@@ -17,7 +17,7 @@ pub(crate) fn spec(
     id_base: Option<u32>,
     privilege: Privilege,
 ) -> Result<Spec> {
-    let caps: Vec<String> = launch::capabilities(config).iter().map(|c| c.to_string()).collect();
+    let caps: Vec<String> = plan::capabilities(config).iter().map(|c| c.to_string()).collect();
     let mut namespaces = vec!["pid", "mount", "ipc", "uts", "cgroup"];
     if config.network == Network::None {
         namespaces.push("network");
@@ -36,8 +36,8 @@ pub(crate) fn spec(
     let limits = &config.limits;
     let value = json!({
         "ociVersion": "1.2.0",
-        "root": {"path": "rootfs", "readonly": launch::read_only_root(config)},
-        "hostname": launch::hostname(config),
+        "root": {"path": "rootfs", "readonly": plan::read_only_root(config)},
+        "hostname": plan::hostname(config),
         "process": {
             "terminal": config.terminal.is_some(),
             "user": {"uid": who.uid, "gid": who.gid, "additionalGids": who.groups},
@@ -56,7 +56,7 @@ pub(crate) fn spec(
             "namespaces": namespaces,
             "uidMappings": maps,
             "gidMappings": maps,
-            "sysctl": launch::sysctls(config, id_base.map(|_| 0), privilege),
+            "sysctl": plan::sysctls(config, id_base.map(|_| 0), privilege),
             "maskedPaths": config.profile.masked_paths().collect::<Vec<_>>(),
             "readonlyPaths": config.profile.read_only_paths(),
             "cgroupsPath": format!("/boxship/{}", config.id),

@@ -294,7 +294,7 @@ impl Config {
             }
         }
         for l in &self.ulimits {
-            crate::launch::resource(&l.name)?;
+            crate::plan::resource(&l.name)?;
         }
         if !(1..=31).contains(&self.stop_signal) {
             return bad("stop signal", format!("{} is not between 1 and 31", self.stop_signal));

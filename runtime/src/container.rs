@@ -197,6 +197,13 @@ impl Container {
         Ok(Some(Live { pid, started_ns: field("started "), pidfd }))
     }
 
+    /// Its process, with the pid that was true while its monitor held the lock.
+    pub(crate) fn running(&self, operation: Operation) -> Result<(u32, OwnedFd)> {
+        self.require(operation)?;
+        let live = self.live()?.and_then(|live| live.pidfd.map(|fd| (live.pid, fd)));
+        live.ok_or_else(|| self.refuse(operation, Status::Stopped))
+    }
+
     /// What is true of it now. A container that has just ended is waited for until its end is recorded,
     /// which takes its monitor a moment; after a second it counts as stopped without a record.
     ///

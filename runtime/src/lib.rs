@@ -5,12 +5,15 @@ mod bundle;
 mod config;
 mod container;
 mod error;
+mod exec;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
 mod ids;
 mod launch;
 mod logs;
+mod plan;
+mod processes;
 mod runtime;
 mod status;
 mod untrusted;
@@ -24,7 +27,9 @@ pub use config::{
 };
 pub use container::Container;
 pub use error::{Error, Result};
+pub use exec::{Exec, ExecConfig};
 pub use launch::{Running, Streams};
 pub use logs::{LogLine, LogReader, LogStream};
+pub use processes::Process;
 pub use runtime::Runtime;
 pub use status::{Operation, State, Status};

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Config;
 use crate::container::{Container, ContainerInner};
 use crate::error::{Error, Result};
-use crate::{ids, launch};
+use crate::{ids, plan};
 
 #[derive(Debug)]
 struct Inner {
@@ -27,8 +27,8 @@ struct Inner {
     cgroups: OnceLock<Parent>,
     /// Starts under way in this process.
     starting: AtomicUsize,
-    /// Dropped containers whose monitors are ending.
-    ending: Mutex<Vec<(Reaper, Container)>>,
+    /// The monitors of dropped processes, ending, and the containers that end with them.
+    ending: Mutex<Vec<(Reaper, Option<Container>)>>,
 }
 
 /// The containers of one root directory; cheap to clone.
@@ -119,7 +119,7 @@ impl Runtime {
         if let Some(parent) = self.0.cgroups.get() {
             return Ok(Some(parent));
         }
-        let Some(parent) = launch::open_cgroups(privilege)? else { return Ok(None) };
+        let Some(parent) = plan::open_cgroups(privilege)? else { return Ok(None) };
         Ok(Some(self.0.cgroups.get_or_init(|| parent)))
     }
 
@@ -131,8 +131,9 @@ impl Runtime {
         self.store().path().join("containers").join(id)
     }
 
-    /// Keeps a dropped container until its monitor has ended; a later operation removes it.
-    pub(crate) fn adopt(&self, reaper: Option<Reaper>, container: Container) {
+    /// Keeps the monitor of a dropped process until it has ended; a later operation collects it, and
+    /// removes the container that ends with it.
+    pub(crate) fn adopt(&self, reaper: Option<Reaper>, container: Option<Container>) {
         let mut all = self.0.ending.lock().unwrap_or_else(PoisonError::into_inner);
         all.extend(reaper.map(|r| (r, container)));
     }
@@ -143,8 +144,8 @@ impl Runtime {
         let (done, rest) = std::mem::take(&mut *all).into_iter().partition(|(r, _)| r.try_reap());
         *all = rest;
         drop(all);
-        let done: Vec<(Reaper, Container)> = done;
-        for (_, container) in done {
+        let done: Vec<(Reaper, Option<Container>)> = done;
+        for container in done.into_iter().filter_map(|(_, container)| container) {
             // What cannot be removed now is left to the next `open`.
             let _ = container.discard();
         }
@@ -260,7 +261,7 @@ impl Runtime {
         if let Some(name) = &config.name {
             self.claim_name(name, id)?;
         }
-        let id_slot = match launch::wants_id_range(&config, Privilege::detect()) {
+        let id_slot = match plan::wants_id_range(&config, Privilege::detect()) {
             true => Some(ids::claim(self.store(), id)?),
             false => None,
         };

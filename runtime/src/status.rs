@@ -28,6 +28,8 @@ pub enum Operation {
     Pause,
     /// Let it go on.
     Resume,
+    /// Run a further process in it.
+    Exec,
     /// Remove it.
     Delete,
 }
@@ -42,10 +44,10 @@ impl Status {
     /// ```
     #[must_use]
     pub const fn allows(self, operation: Operation) -> bool {
-        use Operation::{Delete, Kill, Pause, Resume, Start};
+        use Operation::{Delete, Exec, Kill, Pause, Resume, Start};
         match self {
             Status::Created => matches!(operation, Start | Delete),
-            Status::Running => matches!(operation, Kill | Pause),
+            Status::Running => matches!(operation, Kill | Pause | Exec),
             Status::Paused => matches!(operation, Kill | Resume),
             Status::Stopped => matches!(operation, Start | Delete),
         }
@@ -70,6 +72,7 @@ impl fmt::Display for Operation {
             Operation::Kill => "signal",
             Operation::Pause => "pause",
             Operation::Resume => "resume",
+            Operation::Exec => "run a process in",
             Operation::Delete => "remove",
         })
     }

@@ -24,8 +24,8 @@ pub fn tests() -> Vec<Trial> {
 const LIST: &str = r#"sub list { my ($d, $re) = @_; opendir my $h, $d or return;
     map "$d/$_", grep { $_ ne "." && $_ ne ".." && /$re/ } readdir $h } "#;
 
-/// A container's processes stole descriptors of the runtime while it entered the container. That is about
-/// `exec`, and its half comes with exec; here nothing of many starts is in sight.
+/// A container's processes stole descriptors of the runtime while it entered the container (see
+/// exec.rs for that); here nothing of many starts is in sight.
 /// Red without the pid namespace (`runtime/src/launch.rs`): foreign processes by the hundred.
 async fn processes() {
     let outside = Sentinel::new("2016-9962");
@@ -62,7 +62,7 @@ async fn processes() {
     assert!(told[0] == "on" && told[1].parse::<u64>().expect("a number") > 0, "{told:?}");
 }
 
-/// A container overwrote the runtime's program through `/proc/self/exe`. The half about `exec` comes with exec.
+/// A container overwrote the runtime's program through `/proc/self/exe`; see also exec.rs.
 /// Red when `helper` in `namespaces/src/spawn.rs` seals the memfd against shrinking only.
 async fn runtime_program() {
     let outside = Sentinel::new("2019-5736");
@@ -138,8 +138,8 @@ async fn lengths() {
     }
 }
 
-/// A descriptor of a directory of the host leaked to the container, and a working directory led there. The
-/// half about `exec` comes with exec.
+/// A descriptor of a directory of the host leaked to the container, and a working directory led there; see
+/// also exec.rs.
 /// Red when CHDIR in `namespaces/helper/child.rs` follows magic links and does not look where it is: it
 /// started in `/proc/self/fd/3`. Red without `close_range` in `helper/spawn.rs`: 7 and 9 were there.
 async fn leaked() {

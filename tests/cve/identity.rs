@@ -107,7 +107,7 @@ async fn no_capabilities() {
 }
 
 /// Capabilities in the inheritable set (also CVE-2022-27649, -27650, -29162, CVE-2025-27612): programs with
-/// file capabilities got them back. The half about `exec` comes with exec.
+/// file capabilities got them back; see also exec.rs.
 /// Red when `identity` in `namespaces/src/program.rs` makes the permitted set inheritable: 0xfb as root.
 async fn inheritable() {
     let _outside = Sentinel::new("2022-24769");
@@ -154,7 +154,7 @@ pub async fn groups(e: &Engine) {
     }
 }
 
-/// A parser turned the user "1" of `exec -u` into 0. The half about `exec` comes with exec.
+/// A parser turned the user "1" of `exec -u` into 0; see also exec.rs.
 /// Red when `id` in `runtime/src/user.rs` takes the low 32 bits of a longer number: "4294967296" became 0.
 async fn odd_users() {
     let _outside = Sentinel::new("2026-30892");

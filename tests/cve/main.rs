@@ -20,6 +20,7 @@
 mod bundle;
 mod descriptors;
 mod devices;
+mod exec;
 mod identity;
 #[path = "../suite/need.rs"]
 mod need;
@@ -136,6 +137,7 @@ fn main() {
         devices::tests,
         procfs::tests,
         descriptors::tests,
+        exec::tests,
         profile::tests,
         races::tests,
     ] {

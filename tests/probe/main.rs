@@ -202,8 +202,8 @@ fn sees_what_is_given() -> Outcome {
             );
         }
     }
-    let traced = default.reaches("trace/seize of a child")
-        && !of(Profile::Strict).reaches("trace/seize of a child");
+    let traced =
+        default.reaches("trace/seize of a child") && !of(Profile::Strict).reaches("trace/seize of a child");
     let sockets = default.reaches("socket/made/family 02/stream")
         && !default.reaches("socket/past filter/family 40/stream");
     if traced && sockets { Ok(()) } else { Err("ptrace or socket families".into()) }

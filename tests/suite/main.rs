@@ -19,6 +19,7 @@
 
 mod basics;
 mod crash;
+mod exec;
 mod hosts;
 mod input;
 mod lifecycle;
@@ -139,6 +140,7 @@ fn main() {
     let mut trials = Vec::new();
     for part in [
         basics::tests,
+        exec::tests,
         input::tests,
         lifecycle::tests,
         crash::tests,
