@@ -5,7 +5,9 @@ use std::io::{BufRead, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use boxship_runtime::{BindMount, Config, Limits, MountKind, MountPoint, Runtime, Streams, Ulimit};
+use boxship_runtime::{
+    BindMount, Config, ExecConfig, Limits, MountKind, MountPoint, Runtime, Streams, Ulimit,
+};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -69,7 +71,7 @@ fn ephemeral(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A whole life: created, started, stopped, removed, and the root opened again.
+/// A whole life: created, started, entered by a further process, stopped, removed, and the root opened again.
 fn detached(root: &Path) -> Result<()> {
     let runtime = Runtime::open(root)?;
     let config = config(&runtime, "echo one; echo two; exec sleep 600")?;
@@ -80,6 +82,12 @@ fn detached(root: &Path) -> Result<()> {
         container.start()?;
         say("started");
         container.state()?;
+        let command = ["/bin/sh", "-c", "exit 5"].map(str::to_owned).into();
+        let config = ExecConfig { command, ..ExecConfig::default() };
+        let status = container.exec(config, Streams::null()?)?.wait()?;
+        if status.code() != Some(5) {
+            return Err(format!("a further process ended with {status}").into());
+        }
         say("stopping");
         container.stop(Some(9), Duration::ZERO)?;
         say("stopped");
