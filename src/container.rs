@@ -1,6 +1,7 @@
 //! Containers: building, running, watching and removing them.
 
 mod builder;
+mod commit;
 mod exec;
 mod logs;
 mod mount;
@@ -20,6 +21,7 @@ use crate::units::{ByteSize, Signal};
 
 pub use boxship_runtime::{LogLine, LogStream, Process};
 pub use builder::{ContainerBuilder, Stdin};
+pub use commit::{Change, ChangeKind, Commit};
 pub use exec::{ExecBuilder, ExecProcess};
 pub use logs::{Logs, LogsBuilder};
 pub use mount::Mount;

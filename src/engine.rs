@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use boxship_layers::{Check, Collected, Defect};
 use boxship_runtime::Runtime;
 
 use crate::blocking;
@@ -103,6 +104,33 @@ impl Engine {
     pub async fn get(&self, name: &str) -> Result<Container> {
         let (runtime, name) = (self.runtime.clone(), name.to_owned());
         blocking::run(move || Ok(Container::new(runtime.container(&name)?))).await
+    }
+
+    /// Removes the parts of images that no image and no container needs; with `dry_run` it only tells
+    /// which. Removing an image does so for its own parts; what interrupted work left is found here.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidData`](crate::ErrorKind) when an image is damaged: then it is not known what it
+    /// needs, and nothing is removed.
+    ///
+    /// # Cancel safety
+    /// The collection goes on.
+    pub async fn gc(&self, dry_run: bool) -> Result<Collected> {
+        let runtime = self.runtime.clone();
+        blocking::run(move || Ok(runtime.store().gc(dry_run)?)).await
+    }
+
+    /// Compares images and layers with what they should be; with `repair`, unpacked layers that are not are
+    /// made anew from their archives. What is wrong is the result and no error.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind) when the store cannot be read.
+    ///
+    /// # Cancel safety
+    /// The check goes on.
+    pub async fn fsck(&self, depth: Check, repair: bool) -> Result<Vec<Defect>> {
+        let runtime = self.runtime.clone();
+        blocking::run(move || Ok(runtime.store().fsck(depth, repair)?)).await
     }
 
     /// Removes what dead processes left behind; opening an engine does so, too.

@@ -162,9 +162,11 @@ fn of_layers(e: &boxship_layers::Error) -> ErrorKind {
         E::Invalid { .. } => ErrorKind::InvalidInput,
         E::InUse { .. } => ErrorKind::InUse,
         E::Cancelled => ErrorKind::Cancelled,
-        E::Archive { .. } | E::Limit { .. } | E::DigestMismatch { .. } | E::Json { .. } => {
-            ErrorKind::InvalidData
-        }
+        E::Archive { .. }
+        | E::Limit { .. }
+        | E::DigestMismatch { .. }
+        | E::Json { .. }
+        | E::Damaged { .. } => ErrorKind::InvalidData,
         E::Format { .. } => ErrorKind::Unsupported,
         E::Io { source, .. } => of_io(source),
         _ => ErrorKind::Io,

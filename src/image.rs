@@ -1,20 +1,31 @@
-//! Images: making, listing, inspecting and removing them.
+//! Images: making, listing, inspecting, moving and removing them.
+
+mod transfer;
 
 use std::future::{Future, IntoFuture};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use boxship_layers::oci_spec::image::ImageConfiguration;
-use boxship_layers::{HostImage, ImageOptions, Progress};
+use boxship_layers::oci_spec::image::{History, ImageConfiguration};
+use boxship_layers::{HostImage, ImageOptions, LoadOptions, Progress, Store};
 use tokio::sync::mpsc;
 
 use crate::blocking;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 
+pub use boxship_layers::Platform;
+pub use transfer::{Transfer, TransferEvent, TransferEvents};
+
 /// A future that a request turns into.
 pub(crate) type Pending<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
+
+impl Image {
+    pub(crate) fn new(inner: boxship_layers::Image) -> Image {
+        Image { inner: inner.into() }
+    }
+}
 
 /// An image. A handle: cheap to clone, and dropping it changes nothing.
 #[derive(Clone, Debug)]
@@ -117,6 +128,39 @@ impl Image {
         .await
     }
 
+    /// Gives it another name as well, taking that from whatever had it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`](crate::ErrorKind) for what cannot be a name,
+    /// [`NotFound`](crate::ErrorKind) when the image was removed.
+    ///
+    /// # Cancel safety
+    /// The name may have been given.
+    pub async fn tag(&self, name: &str) -> Result<Image> {
+        let (image, name) = (self.inner.clone(), name.to_owned());
+        blocking::run(move || {
+            Ok(Image { inner: image.store().tag_image(&image.digest().to_string(), &name)?.into() })
+        })
+        .await
+    }
+
+    /// Writes it to a new file, as [`ImageApi::save`].
+    pub fn save(&self, archive: impl AsRef<Path>) -> Transfer<()> {
+        let name = self.inner.name().map_or_else(|| self.digest(), str::to_owned);
+        save(self.inner.store().clone(), vec![name], archive.as_ref().to_owned())
+    }
+
+    /// The images of an archive or directory, as [`ImageApi::load`].
+    pub fn load(archive: impl AsRef<Path>) -> Transfer<Vec<Image>> {
+        ImageApi::new(None).load(archive)
+    }
+
+    /// How it was made, the first step first.
+    #[must_use]
+    pub fn history(&self) -> &[History] {
+        self.inner.configuration().history().as_deref().unwrap_or_default()
+    }
+
     /// Its name as it was asked for, `None` by digest.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
@@ -154,6 +198,27 @@ pub struct ImageApi {
     engine: Option<Engine>,
 }
 
+fn save(store: Store, names: Vec<String>, path: PathBuf) -> Transfer<()> {
+    Transfer::new(move |observe| save_blocking(&store, &names, &path, observe))
+}
+
+fn save_blocking(
+    store: &Store,
+    names: &[String],
+    path: &Path,
+    observe: &mut dyn FnMut(Progress) -> bool,
+) -> Result<()> {
+    let fail = |e| Error::io(&format!("write the archive {path:?}"), e);
+    let file = std::fs::File::create_new(path).map_err(fail)?;
+    let written = store
+        .save(names, std::io::BufWriter::with_capacity(1 << 20, &file), observe)
+        .map_err(Error::from)
+        .and_then(|()| file.sync_all().map_err(fail));
+    written.inspect_err(|_| {
+        let _ = std::fs::remove_file(path);
+    })
+}
+
 enum Source {
     Host(HostImage),
     Archive(PathBuf),
@@ -182,6 +247,56 @@ impl ImageApi {
     /// As [`Image::from_directory`].
     pub fn from_directory(&self, dir: impl AsRef<Path>) -> Import {
         self.request(Source::Directory(dir.as_ref().to_owned()))
+    }
+
+    /// Adds all images of an archive that `docker save`, `podman save`, `skopeo` or [`save`](ImageApi::save)
+    /// wrote, or of a directory that holds an OCI layout.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`](crate::ErrorKind) and [`InvalidData`](crate::ErrorKind) for one that is broken
+    /// or hostile; the images before the bad one are there.
+    pub fn load(&self, archive: impl AsRef<Path>) -> Transfer<Vec<Image>> {
+        self.load_for(archive, Platform::default())
+    }
+
+    /// The same for another platform than this machine's.
+    ///
+    /// # Errors
+    /// As [`load`](ImageApi::load).
+    pub fn load_for(&self, archive: impl AsRef<Path>, platform: Platform) -> Transfer<Vec<Image>> {
+        let (api, path) = (self.clone(), archive.as_ref().to_owned());
+        Transfer::new(move |observe| {
+            let engine = api.blocking_engine()?;
+            let store = engine.runtime().store();
+            let options = LoadOptions { platform };
+            let images = if path.is_dir() {
+                store.load_directory(&path, &options, observe)?
+            } else {
+                let file = std::fs::File::open(&path)
+                    .map_err(|e| Error::io(&format!("open the archive {path:?}"), e))?;
+                store.load(file, &options, observe)?
+            };
+            Ok(images.into_iter().map(|inner| Image { inner: inner.into() }).collect())
+        })
+    }
+
+    /// Writes images to a new tar file that Docker, Podman, skopeo and [`load`](ImageApi::load) read. An
+    /// interrupted one leaves no file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyExists`](crate::ErrorKind) for a file that is there,
+    /// [`NotFound`](crate::ErrorKind) for an image that is not.
+    pub fn save<I: IntoIterator<Item = S>, S: Into<String>>(
+        &self,
+        images: I,
+        archive: impl AsRef<Path>,
+    ) -> Transfer<()> {
+        let names: Vec<String> = images.into_iter().map(Into::into).collect();
+        let (api, path) = (self.clone(), archive.as_ref().to_owned());
+        Transfer::new(move |observe| {
+            let engine = api.blocking_engine()?;
+            save_blocking(engine.runtime().store(), &names, &path, observe)
+        })
     }
 
     fn blocking_engine(self) -> Result<Engine> {

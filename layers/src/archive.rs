@@ -2,6 +2,7 @@
 
 pub(crate) mod extract;
 pub(crate) mod reader;
+pub(crate) mod write;
 
 /// Bounds on what an archive may ask for.
 #[derive(Clone, Copy, Debug)]

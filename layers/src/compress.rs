@@ -31,7 +31,10 @@ impl Compression {
     }
 
     /// The plain bytes.
-    pub(crate) fn reader<'a, R: BufRead + 'a>(self, input: R) -> io::Result<Box<dyn Read + 'a>> {
+    pub(crate) fn reader<'a, R: BufRead + Send + 'a>(
+        self,
+        input: R,
+    ) -> io::Result<Box<dyn Read + Send + 'a>> {
         Ok(match self {
             Compression::None => Box::new(input),
             Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),

@@ -29,6 +29,21 @@ impl Digest {
         Digest(Sha256::digest(bytes).into())
     }
 
+    /// The digest of what these make together.
+    pub(crate) fn of_pieces(pieces: impl Iterator<Item = std::sync::Arc<Vec<u8>>>) -> Digest {
+        let mut hash = Sha256::new();
+        pieces.for_each(|piece| hash.update(&piece[..]));
+        Digest(hash.finalize().into())
+    }
+
+    /// The digest of all that a reader gives, and how much that is.
+    pub(crate) fn of_reader(input: impl Read) -> io::Result<(Digest, u64)> {
+        let mut tee = Tee::new(input, io::sink());
+        io::copy(&mut io::BufReader::with_capacity(256 << 10, &mut tee), &mut io::sink())?;
+        let (digest, len, _) = tee.finish();
+        Ok((digest, len))
+    }
+
     /// The 64 hex digits: also the name of the blob's file.
     #[must_use]
     pub fn hex(&self) -> String {

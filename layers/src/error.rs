@@ -55,6 +55,16 @@ pub enum Error {
         /// Who uses it.
         by: String,
     },
+    /// A part of an image is missing or does not parse.
+    #[error("{digest}, which {image} needs, is damaged: {problem}; repair it with fsck or remove the image")]
+    Damaged {
+        /// The blob.
+        digest: String,
+        /// The image.
+        image: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// The store was made by a version of boxship that this one does not understand.
     #[error(
         "the store {path:?} has format {found}, this version understands {understood}; use a newer boxship"

@@ -9,10 +9,11 @@ use oci_spec::image::{
     ImageIndex, ImageIndexBuilder, ImageManifest, ImageManifestBuilder, MediaType, Os, RootFsBuilder,
 };
 
+use crate::changes::CommitOptions;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::host::HostImage;
-use crate::store::{Progress, Store};
+use crate::store::{AddedLayer, Expected, Progress, Publish, Store};
 
 const NAME: &str = "org.opencontainers.image.ref.name";
 
@@ -56,7 +57,12 @@ pub struct ImageInfo {
 }
 
 /// `name[:tag]` in the store's own form: a missing tag is `latest`.
+///
+/// Docker Hub's own images go by their short name, as people write them: `docker.io/library/alpine` is
+/// `alpine`, and `docker.io/grafana/loki` is `grafana/loki`.
 pub(crate) fn normalise(name: &str) -> Result<String> {
+    let hub = ["docker.io/", "index.docker.io/"].iter().find_map(|host| name.strip_prefix(host));
+    let name = hub.map_or(name, |rest| rest.strip_prefix("library/").unwrap_or(rest));
     let bad = |reason: &str| Err(Error::invalid("image name", format!("{name:?}: {reason}")));
     let (path, tag) = match name.rsplit_once(':') {
         Some((path, tag)) if !tag.contains('/') => (path, tag),
@@ -88,7 +94,11 @@ fn json(what: &'static str) -> impl FnOnce(serde_json::Error) -> Error {
 }
 
 fn now() -> String {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    time_text(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
+}
+
+/// RFC 3339, in UTC.
+fn time_text(seconds: u64) -> String {
     let (days, rest) = (seconds / 86400, seconds % 86400);
     // Howard Hinnant's civil-from-days.
     let day = days + 719_468;
@@ -111,31 +121,18 @@ impl Store {
     /// [`Error::Cancelled`], [`Error::Io`]. Nothing of it is visible then.
     pub fn import(
         &self,
-        archive: impl Read,
+        archive: impl Read + Send,
         name: &str,
         options: &ImageOptions,
         observe: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<Image> {
         let name = normalise(name)?;
-        let layer = self.ingest_layer(archive, observe)?;
+        let add = self.begin(Publish::Together)?;
+        let layer = add.layer(archive, Expected::default(), observe)?;
         let config = self.config_of(options, &layer.diff_id)?;
-        let config_digest = self.write_document(&serde_json::to_vec(&config).map_err(json("config"))?)?;
-        let config_size = self.read_document(&config_digest)?.len() as u64;
-        let descriptor = |media: MediaType, size: u64, digest: &Digest| -> Result<Descriptor> {
-            let digest = digest.to_string().parse::<oci_spec::image::Digest>().map_err(oci("digest"))?;
-            Ok(Descriptor::new(media, size, digest))
-        };
-        let media = MediaType::Other(layer.media_type.to_owned());
-        let manifest = ImageManifestBuilder::default()
-            .schema_version(2u32)
-            .media_type(MediaType::ImageManifest)
-            .config(descriptor(MediaType::ImageConfig, config_size, &config_digest)?)
-            .layers(vec![descriptor(media, layer.blob_size, &layer.blob)?])
-            .build()
-            .map_err(oci("manifest"))?;
-        let digest = self.write_document(&serde_json::to_vec(&manifest).map_err(json("manifest"))?)?;
-        self.tag(&digest, &name)?;
-        self.image(&name)
+        let (config, manifest) = documents(&config, vec![descriptor_of(&layer)?])?;
+        add.document(&config)?;
+        add.finish(&manifest, Some(&name))
     }
 
     /// Imports a directory of the host. Ownership is kept when the store can keep it.
@@ -241,19 +238,45 @@ impl Store {
         self.replace_file("index.json", &serde_json::to_vec(index).map_err(json("index"))?)
     }
 
-    /// Gives the manifest a name, taking it from whatever had it.
-    pub(crate) fn tag(&self, digest: &Digest, name: &str) -> Result<()> {
-        let size = self.read_document(digest)?.len() as u64;
+    /// Gives the manifest a name, taking it from whatever had it. Without one it is kept all the same.
+    pub(crate) fn tag(&self, digest: &Digest, name: Option<&str>) -> Result<()> {
+        let document = self.read_document(digest)?;
+        let media = parse_manifest(&document)?.media_type().clone().unwrap_or(MediaType::ImageManifest);
         let _lock = self.lock()?;
         let mut index = self.index()?;
-        let mut manifests: Vec<Descriptor> =
-            index.manifests().iter().filter(|d| name_of(d) != Some(name)).cloned().collect();
         let oci_digest = digest.to_string().parse::<oci_spec::image::Digest>().map_err(oci("digest"))?;
-        let mut descriptor = Descriptor::new(MediaType::ImageManifest, size, oci_digest);
-        descriptor.set_annotations(Some([(NAME.to_owned(), name.to_owned())].into()));
+        if name.is_none() && index.manifests().iter().any(|d| d.digest() == &oci_digest) {
+            return Ok(());
+        }
+        // A name makes the nameless entry of the same manifest needless.
+        let stays = |d: &&Descriptor| match name_of(d) {
+            Some(other) => Some(other) != name,
+            None => d.digest() != &oci_digest,
+        };
+        let mut manifests: Vec<Descriptor> = index.manifests().iter().filter(stays).cloned().collect();
+        let mut descriptor = Descriptor::new(media, document.len() as u64, oci_digest);
+        descriptor.set_annotations(name.map(|name| [(NAME.to_owned(), name.to_owned())].into()));
         manifests.push(descriptor);
         index.set_manifests(manifests);
         self.write_index(&index)
+    }
+
+    /// Gives an image, by name or digest, another name, taking it from whatever had it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Invalid`] for what cannot be a name.
+    pub fn tag_image(&self, image: &str, name: &str) -> Result<Image> {
+        let name = normalise(name)?;
+        let _hold = self.hold_content()?;
+        self.tag(&self.image(image)?.digest, Some(&name))?;
+        self.image(&name)
+    }
+
+    /// The manifests that the index holds, with their names.
+    pub(crate) fn roots(&self) -> Result<Vec<(Digest, Option<String>)>> {
+        let index = self.index()?;
+        let root = |d: &Descriptor| Ok((d.digest().to_string().parse()?, name_of(d).map(str::to_owned)));
+        index.manifests().iter().map(root).collect()
     }
 
     /// All images, by name.
@@ -324,7 +347,11 @@ impl Store {
         }
         index.set_manifests(rest);
         self.write_index(&index)?;
-        if last { self.sweep(&image) } else { Ok(()) }
+        // While somebody adds an image it may build on these: then they are left to a later collection.
+        match if last { self.claim_content()? } else { None } {
+            Some(_claim) => self.sweep(&image),
+            None => Ok(()),
+        }
     }
 
     /// The layers that no image in `others` has.
@@ -341,10 +368,9 @@ impl Store {
     fn sweep(&self, image: &Image) -> Result<()> {
         let mut kept = std::collections::HashSet::new();
         let mut kept_layers = std::collections::HashSet::new();
-        for info in self.images()? {
-            let other = self.image(&info.name)?;
-            kept.extend(self.blobs_of(&other.digest)?);
-            kept_layers.extend(other.layers);
+        for (digest, _) in self.roots()? {
+            kept.extend(self.blobs_of(&digest)?);
+            kept_layers.extend(self.image(&digest.to_string())?.layers);
         }
         for blob in self.blobs_of(&image.digest)?.into_iter().filter(|b| !kept.contains(b)) {
             self.discard("blobs/sha256", &blob.hex())?;
@@ -357,12 +383,72 @@ impl Store {
 
     fn blobs_of(&self, digest: &Digest) -> Result<Vec<Digest>> {
         let manifest = parse_manifest(&self.read_document(digest)?)?;
-        let inner = manifest.layers().iter().chain([manifest.config()]);
-        std::iter::once(Ok(*digest)).chain(inner.map(|d| d.digest().to_string().parse())).collect()
+        let inner = descriptors(&manifest)?.into_iter().map(|(digest, _)| digest);
+        Ok(std::iter::once(*digest).chain(inner).collect())
+    }
+}
+
+/// The config and the layers of a manifest, with their sizes.
+pub(crate) fn descriptors(manifest: &ImageManifest) -> Result<Vec<(Digest, u64)>> {
+    let all = std::iter::once(manifest.config()).chain(manifest.layers());
+    all.map(|d| Ok((d.digest().to_string().parse()?, d.size()))).collect()
+}
+
+pub(crate) fn descriptor(media: MediaType, size: u64, digest: &Digest) -> Result<Descriptor> {
+    let digest = digest.to_string().parse::<oci_spec::image::Digest>().map_err(oci("digest"))?;
+    Ok(Descriptor::new(media, size, digest))
+}
+
+pub(crate) fn descriptor_of(layer: &AddedLayer) -> Result<Descriptor> {
+    descriptor(MediaType::Other(layer.media_type.to_owned()), layer.size, &layer.digest)
+}
+
+/// A config as bytes, and a manifest of it and these layers.
+fn documents(config: &ImageConfiguration, layers: Vec<Descriptor>) -> Result<(Vec<u8>, Vec<u8>)> {
+    let config = serde_json::to_vec(config).map_err(json("config"))?;
+    let manifest = manifest_of(&config, layers)?;
+    Ok((config, manifest))
+}
+
+/// A manifest for a config that is kept as it is.
+pub(crate) fn manifest_of(config: &[u8], layers: Vec<Descriptor>) -> Result<Vec<u8>> {
+    let manifest = ImageManifestBuilder::default()
+        .schema_version(2u32)
+        .media_type(MediaType::ImageManifest)
+        .config(descriptor(MediaType::ImageConfig, config.len() as u64, &Digest::of(config))?)
+        .layers(layers)
+        .build()
+        .map_err(oci("manifest"))?;
+    serde_json::to_vec(&manifest).map_err(json("manifest"))
+}
+
+/// What a document says it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DocumentKind {
+    Manifest,
+    Index,
+}
+
+/// Whether this is a manifest or an index. One that could be read as both would be two different images
+/// for two readers (CVE-2021-41190).
+pub(crate) fn document_kind(text: &[u8]) -> Result<DocumentKind> {
+    let value: serde_json::Value = serde_json::from_slice(text).map_err(json("manifest"))?;
+    let has = |key: &str| value.get(key).is_some();
+    let media = value.get("mediaType").and_then(serde_json::Value::as_str).unwrap_or_default();
+    let says_index = media.ends_with("image.index.v1+json") || media.ends_with("manifest.list.v2+json");
+    let says_manifest =
+        media.ends_with("image.manifest.v1+json") || media.ends_with("distribution.manifest.v2+json");
+    match (has("manifests"), has("layers") || has("config")) {
+        (true, false) if !says_manifest => Ok(DocumentKind::Index),
+        (false, true) if !says_index => Ok(DocumentKind::Manifest),
+        _ => Err(Error::invalid("manifest", "it is not clearly a manifest or clearly an index")),
     }
 }
 
 pub(crate) fn parse_manifest(text: &[u8]) -> Result<ImageManifest> {
+    if document_kind(text)? != DocumentKind::Manifest {
+        return Err(Error::invalid("manifest", "it is an index"));
+    }
     serde_json::from_slice(text).map_err(json("manifest"))
 }
 
@@ -380,6 +466,72 @@ pub(crate) fn name_of(d: &Descriptor) -> Option<&str> {
 }
 
 impl Image {
+    /// The documents of this image with one more layer.
+    pub(crate) fn with_layer(&self, layer: &AddedLayer, o: &CommitOptions) -> Result<(Vec<u8>, Vec<u8>)> {
+        let manifest = parse_manifest(&self.store.read_document(&self.digest)?)?;
+        let mut config = self.config.clone();
+        let created = o.created.map_or_else(now, time_text);
+        let mut own = config.config().clone().unwrap_or_default();
+        let new = &o.options;
+        let some = |v: &Vec<String>| (!v.is_empty()).then(|| v.clone());
+        if let Some(v) = some(&new.command) {
+            own.set_cmd(Some(v));
+        }
+        if let Some(v) = some(&new.entrypoint) {
+            own.set_entrypoint(Some(v));
+        }
+        let mut env = own.env().clone().unwrap_or_default();
+        for line in &new.env {
+            let key = line.split('=').next().unwrap_or_default();
+            env.retain(|old| old.split('=').next() != Some(key));
+            env.push(line.clone());
+        }
+        own.set_env(Some(env).filter(|e| !e.is_empty()));
+        if new.workdir.is_some() {
+            own.set_working_dir(new.workdir.clone());
+        }
+        if new.user.is_some() {
+            own.set_user(new.user.clone());
+        }
+        if !new.labels.is_empty() {
+            // Sorted: the same labels are the same bytes.
+            let mut labels = own.labels().clone().unwrap_or_default();
+            labels.extend(new.labels.clone());
+            own.set_labels(Some(labels));
+        }
+        config.set_config(Some(own));
+        config.set_created(Some(created.clone()));
+        config.set_author(o.author.clone().or_else(|| config.author().clone()));
+        let mut step = HistoryBuilder::default().created(created).created_by("boxship commit");
+        if let Some(comment) = &o.comment {
+            step = step.comment(comment.clone());
+        }
+        if let Some(author) = &o.author {
+            step = step.author(author.clone());
+        }
+        let mut history = config.history().clone().unwrap_or_default();
+        history.push(step.build().map_err(oci("config"))?);
+        config.set_history(Some(history));
+        let mut rootfs = config.rootfs().clone();
+        rootfs.diff_ids_mut().push(layer.diff_id.to_string());
+        config.set_rootfs(rootfs);
+        let mut layers = manifest.layers().clone();
+        layers.push(descriptor_of(layer)?);
+        // By way of a value, whose maps are sorted.
+        let value = serde_json::to_value(&config).map_err(json("config"))?;
+        let config = serde_json::to_vec(&value).map_err(json("config"))?;
+        let manifest = manifest_of(&config, layers)?;
+        Ok((config, manifest))
+    }
+
+    /// Its manifest as it was added, byte for byte.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when it was removed.
+    pub fn manifest(&self) -> Result<Vec<u8>> {
+        self.store.read_document(&self.digest)
+    }
+
     /// The name it was asked for, `None` by digest.
     #[must_use]
     pub fn name(&self) -> Option<&str> {

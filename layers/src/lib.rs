@@ -2,6 +2,7 @@
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 mod archive;
+mod changes;
 mod compress;
 mod digest;
 mod error;
@@ -11,15 +12,21 @@ mod fsx;
 pub mod fuzzing;
 mod host;
 mod image;
+mod interchange;
+mod merged;
 mod snapshot;
 mod store;
 mod tree;
 
+pub use changes::{Change, ChangeKind, CommitOptions, Owners};
 pub use digest::Digest;
 pub use error::{Error, Result};
 pub use host::HostImage;
 pub use image::{Image, ImageInfo, ImageOptions};
+pub use interchange::{LoadOptions, Platform};
 pub use oci_spec;
 pub use snapshot::Snapshot;
-pub use store::{Durability, Progress, Store};
+pub use store::{
+    AddedLayer, Addition, Check, Collected, Defect, Durability, Expected, Progress, Publish, Store,
+};
 pub use tree::TreeRoot;

@@ -108,13 +108,23 @@ impl Store {
 
     /// A snapshot that stands on one of these layers.
     pub(crate) fn snapshot_using(&self, layers: &[Digest]) -> Result<Option<String>> {
+        let all = self.snapshot_layers()?;
+        Ok(all.into_iter().find(|(_, own)| own.iter().any(|l| layers.contains(l))).map(|(id, _)| id))
+    }
+
+    /// The snapshots and the layers that they stand on. One that cannot be read is an error: it may need
+    /// anything.
+    pub(crate) fn snapshot_layers(&self) -> Result<Vec<(String, Vec<Digest>)>> {
+        let mut all = Vec::new();
         for id in self.snapshots()? {
             let path = self.path().join("snapshots").join(&id).join("layers");
-            let text = std::fs::read_to_string(path).unwrap_or_default();
-            if text.lines().any(|l| layers.iter().any(|d| d.to_string() == l)) {
-                return Ok(Some(id));
-            }
+            let text = match std::fs::read_to_string(&path) {
+                // Being made, or gone: its maker looks for its layers after it has named them.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+                other => other.map_err(Error::io("read", path))?,
+            };
+            all.push((id, text.lines().map(str::parse).collect::<Result<_>>()?));
         }
-        Ok(None)
+        Ok(all)
     }
 }

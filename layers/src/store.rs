@@ -1,6 +1,8 @@
 //! The store: one directory that several processes may open at once.
 
-mod ingest;
+mod addition;
+mod collect;
+pub(crate) mod ingest;
 
 use std::ffi::OsStr;
 use std::io::Read;
@@ -14,6 +16,9 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::fsx;
+
+pub use addition::{AddedLayer, Addition, Expected, Publish};
+pub use collect::{Check, Collected, Defect};
 
 /// The version of the on-disk format; features are named beside it.
 const VERSION: u32 = 1;
@@ -224,9 +229,26 @@ impl Store {
         self.lock_as(FlockOperation::LockShared)
     }
 
+    /// Keeps blobs and layers from being collected, together with others who add.
+    pub(crate) fn hold_content(&self) -> Result<OwnedFd> {
+        self.lock_file("adding", FlockOperation::LockShared)
+    }
+
+    /// The right to collect blobs and layers: nobody is adding any. `None` while somebody is.
+    pub(crate) fn claim_content(&self) -> Result<Option<OwnedFd>> {
+        match self.lock_file("adding", FlockOperation::NonBlockingLockExclusive) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::WouldBlock => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
     fn lock_as(&self, operation: FlockOperation) -> Result<OwnedFd> {
+        self.lock_file("lock", operation)
+    }
+
+    fn lock_file(&self, name: &str, operation: FlockOperation) -> Result<OwnedFd> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&self.0.dir, "lock", flags, Mode::from_raw_mode(0o600));
+        let fd = rustix::fs::openat(&self.0.dir, name, flags, Mode::from_raw_mode(0o600));
         let fd = fd.map_err(Error::io("open the lock of", self.path()))?;
         rustix::io::retry_on_intr(|| rustix::fs::flock(&fd, operation))
             .map_err(Error::io("lock", self.path()))?;
@@ -348,7 +370,7 @@ fn make_root(path: &Path) -> Result<()> {
     let ours = |e: std::fs::DirEntry| {
         let name = e.file_name();
         let name = name.to_string_lossy();
-        name.starts_with('.') || ["format", "oci-layout", "lock"].contains(&name.as_ref())
+        name.starts_with('.') || ["format", "oci-layout", "lock", "adding"].contains(&name.as_ref())
     };
     if !path.join("format").exists() && entries.any(|e| !e.is_ok_and(ours)) && !path.join("format").exists() {
         return Err(Error::invalid("store", format!("{path:?} is neither empty nor a boxship store")));

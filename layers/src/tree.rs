@@ -54,6 +54,47 @@ impl TreeRoot {
         rustix::fs::openat2(&self.dir, path, flags | OFlags::CLOEXEC, Mode::empty(), self.resolve)
     }
 
+    /// The content of a small regular file of the tree that overlayfs makes of `roots`, the topmost first:
+    /// what a layer deletes is not there.
+    ///
+    /// # Errors
+    /// As [`read`](TreeRoot::read).
+    pub fn read_merged(roots: &[TreeRoot], path: &str, max: u64) -> Result<Option<Vec<u8>>> {
+        let mut shown: Vec<&TreeRoot> = roots.iter().collect();
+        for (end, _) in path.match_indices('/') {
+            let mut through = Vec::new();
+            for root in shown {
+                match root.entry(&path.as_bytes()[..end], OFlags::RDONLY | OFlags::DIRECTORY) {
+                    Ok(dir) => {
+                        through.push(root);
+                        if crate::merged::is_opaque(dir.as_fd()) {
+                            break;
+                        }
+                    }
+                    Err(Errno::NOENT) => {}
+                    // Anything else of that name, a whiteout above all, hides what is below it.
+                    Err(Errno::NOTDIR | Errno::LOOP) => break,
+                    Err(e) => return Err(Error::io("read in the tree", path)(e)),
+                }
+            }
+            shown = through;
+        }
+        for root in shown {
+            match root.entry(path.as_bytes(), OFlags::PATH | OFlags::NOFOLLOW) {
+                Err(Errno::NOENT) => {}
+                Ok(fd) => {
+                    let stat = rustix::fs::fstat(&fd).map_err(Error::io("read in the tree", path))?;
+                    if crate::merged::is_whiteout(&stat) {
+                        return Ok(None);
+                    }
+                    return root.read(path, max);
+                }
+                Err(e) => return Err(Error::io("read in the tree", path)(e)),
+            }
+        }
+        Ok(None)
+    }
+
     /// The content of a small regular file; `None` when there is none.
     ///
     /// ```

@@ -2,6 +2,7 @@
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 mod bundle;
+mod changes;
 mod config;
 mod container;
 mod error;
@@ -20,7 +21,7 @@ mod untrusted;
 mod user;
 
 pub use boxship_cgroups::{CpuQuota, Limits, Swap, Usage};
-pub use boxship_layers::{Digest, Image, Store};
+pub use boxship_layers::{Change, ChangeKind, CommitOptions, Digest, Image, Store};
 pub use boxship_namespaces::{Attachment, Capability, Event, ExitStatus, Output, Privilege, Profile};
 pub use config::{
     BindMount, Config, DeviceNode, LogOptions, MountKind, MountPoint, Network, Ulimit, parse_signal,

@@ -168,15 +168,10 @@ pub(crate) fn identity_in(roots: &[TreeRoot], user: &str) -> Result<Identity> {
     Ok(who)
 }
 
-/// A small regular file of the root, found without following any link: in the topmost layer that
-/// has it. Empty when there is none.
+/// A small regular file of the root, found without following any link. Empty when there is none.
 fn small_file(roots: &[TreeRoot], name: &str) -> Result<String> {
-    for root in roots {
-        if let Some(bytes) = root.read(name, user::MAX_FILE)? {
-            return Ok(String::from_utf8_lossy(&bytes).into_owned());
-        }
-    }
-    Ok(String::new())
+    let bytes = TreeRoot::read_merged(roots, name, user::MAX_FILE)?;
+    Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default())
 }
 
 impl Plan<'_> {

@@ -21,7 +21,9 @@ mod basics;
 mod crash;
 mod exec;
 mod hosts;
+mod images;
 mod input;
+mod interop;
 mod lifecycle;
 mod need;
 mod real;
@@ -51,6 +53,11 @@ pub const PROGRAMS: &[&str] = &[
     "/bin/stty",
     "/usr/bin/head",
     "/bin/mkdir",
+    "/bin/rm",
+    "/bin/ln",
+    "/bin/mv",
+    "/bin/chmod",
+    "/usr/bin/mkfifo",
 ];
 
 /// A directory of this process's own that is removed at the end.
@@ -145,6 +152,8 @@ fn main() {
         lifecycle::tests,
         crash::tests,
         hosts::tests,
+        images::tests,
+        interop::tests,
         real::tests,
         software::tests,
         trace::tests,

@@ -26,6 +26,8 @@ pub enum Need {
     Debian,
     /// dockerd, its client, and the right to start them.
     Docker,
+    /// Podman, skopeo and umoci, as root.
+    ImageTools,
     /// A machine whose system calls the probe knows.
     X86_64,
     /// Debian with servers and languages at `target/software.tar` (`.ci/software` makes it).
@@ -43,6 +45,7 @@ impl Need {
             Need::Perl => "perl",
             Need::Debian => "debian",
             Need::Docker => "docker",
+            Need::ImageTools => "image-tools",
             Need::X86_64 => "x86_64",
             Need::Software => "software",
         }
@@ -64,6 +67,7 @@ impl Need {
             Need::Perl => Path::new("/usr/bin/perl").exists(),
             Need::Debian => debian().exists(),
             Need::Docker => root && ["dockerd", "docker"].iter().all(|p| runs(p, "--version")),
+            Need::ImageTools => root && ["podman", "skopeo", "umoci"].iter().all(|p| runs(p, "--version")),
             Need::X86_64 => cfg!(target_arch = "x86_64"),
             Need::Software => software().exists(),
         }

@@ -1,7 +1,7 @@
 //! Writes entries below one directory. Every parent is opened once with `openat2` so that no
 //! symlink, mount or `..` can lead out (THREATS rule R1), and everything acts on descriptors.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -31,7 +31,7 @@ pub(crate) struct Extractor {
     policy: Policy,
     parents: HashMap<Vec<u8>, Rc<OwnedFd>>,
     /// Directories get their mode and times last: files made in them would change both.
-    directories: Vec<Entry>,
+    directories: BTreeMap<Vec<u8>, Entry>,
     buffer: Vec<u8>,
     pub(crate) files: u64,
     pub(crate) bytes: u64,
@@ -49,7 +49,7 @@ impl Extractor {
             root: TreeRoot::of(root)?,
             policy,
             parents: HashMap::new(),
-            directories: Vec::new(),
+            directories: BTreeMap::new(),
             buffer: vec![0; 256 << 10],
             files: 0,
             bytes: 0,
@@ -62,7 +62,7 @@ impl Extractor {
         if e.path.is_empty() {
             // The root directory itself: its mode and times, nothing to make.
             if e.kind == Kind::Directory {
-                self.directories.push(e);
+                self.directories.insert(Vec::new(), e);
             }
             return Ok(());
         }
@@ -82,7 +82,7 @@ impl Extractor {
                         self.set_xattr(&fd, &key, &value, &e)?;
                     }
                 }
-                self.directories.push(e);
+                self.directories.insert(e.path.clone(), e);
             }
             Kind::File => self.file(&parent, &name, &e, input)?,
             Kind::Symlink => {
@@ -107,7 +107,8 @@ impl Extractor {
 
     /// Applies what had to wait for the files.
     pub(crate) fn finish(mut self) -> Result<(u64, u64, u64)> {
-        for e in std::mem::take(&mut self.directories).into_iter().rev() {
+        // What is below a directory comes after it in the order of names.
+        for e in std::mem::take(&mut self.directories).into_values().rev() {
             let fd = self.open(&e.path, OFlags::RDONLY | OFlags::DIRECTORY)?;
             self.finish_by_fd(&fd, &e)?;
         }
@@ -130,6 +131,8 @@ impl Extractor {
                 let above = self.parent(above)?;
                 rustix::fs::mkdirat(&above, OsStr::from_bytes(name), Mode::from_raw_mode(0o755))
                     .map_err(failed(path, "make the directory"))?;
+                // One that the archive does not mention has the same time wherever it is unpacked.
+                self.directories.insert(path.to_vec(), Entry::directory(path, 0o755));
                 self.open(path, flags)?
             }
             Err(Error::Io { source, .. }) if source.raw_os_error().is_some_and(|e| e == 40 || e == 20) => {
@@ -153,7 +156,7 @@ impl Extractor {
             Err(Errno::ISDIR) => {
                 // Later entries win, as with tar; the cached parents below it are gone with it.
                 self.parents.retain(|p, _| !below(p, path));
-                self.directories.retain(|d| !below(&d.path, path));
+                self.directories.retain(|d, _| !below(d, path));
                 crate::fsx::remove_tree(parent.as_fd(), OsStr::from_bytes(name))
                     .map_err(Error::io("replace", Path::new(OsStr::from_bytes(path)).to_owned()))
             }

@@ -35,6 +35,23 @@ pub(crate) struct Entry {
     pub(crate) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
+impl Entry {
+    /// A directory of root's, without a time.
+    pub(crate) fn directory(path: &[u8], mode: u32) -> Entry {
+        Entry {
+            kind: Kind::Directory,
+            path: path.to_vec(),
+            link: Vec::new(),
+            mode,
+            uid: 0,
+            gid: 0,
+            size: 0,
+            mtime: (0, 0),
+            xattrs: BTreeMap::new(),
+        }
+    }
+}
+
 #[derive(Default)]
 struct Extensions {
     pax: BTreeMap<Vec<u8>, Vec<u8>>,

@@ -1,9 +1,12 @@
 //! From a stream of bytes to a published layer.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
@@ -14,7 +17,7 @@ use crate::compress::Compression;
 use crate::digest::{Digest, Tee};
 use crate::error::{Error, Result};
 use crate::fsx;
-use crate::store::{Durability, Progress, Store};
+use crate::store::{Durability, Expected, Progress, Store};
 
 /// A layer that is in the store.
 #[derive(Clone, Copy, Debug)]
@@ -28,11 +31,17 @@ pub(crate) struct Layer {
 /// Told about progress; answering false cancels.
 pub(crate) type Observer<'a> = &'a mut dyn FnMut(Progress) -> bool;
 
+/// A panic of a thread goes on in its starter.
+fn joined<T>(result: std::thread::Result<T>) -> T {
+    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
 /// A private directory below `ingest/`, locked as long as this process lives and works on it.
+#[derive(Debug)]
 pub(crate) struct Ingest {
     parent: OwnedFd,
     name: String,
-    dir: OwnedFd,
+    pub(crate) dir: OwnedFd,
     pub(crate) path: PathBuf,
 }
 
@@ -56,46 +65,141 @@ impl Drop for Ingest {
     }
 }
 
+/// Bytes that may follow the end of an archive: some tools fill up to a block of their own.
+const MAX_TRAILER: u64 = 64 << 20;
+/// Plain bytes that travel between threads: pieces of this size, and how many at once.
+const PIECE: usize = 120 << 10;
+const PIECES: usize = 16;
+
+/// A piece of the plain archive, or why there is no more.
+type Piece = std::io::Result<Arc<Vec<u8>>>;
+
+/// The plain archive as another thread decompresses it.
+struct Pieces {
+    input: Receiver<Piece>,
+    current: Arc<Vec<u8>>,
+    at: usize,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        while self.at == self.current.len() {
+            match self.input.recv() {
+                Ok(piece) => (self.current, self.at) = (piece?, 0),
+                Err(_) => return Ok(0),
+            }
+        }
+        let rest = &self.current[self.at..];
+        let n = rest.len().min(buf.len());
+        buf[..n].copy_from_slice(&rest[..n]);
+        self.at += n;
+        Ok(n)
+    }
+}
+
+/// What the reading thread found.
+struct Stored {
+    digest: Digest,
+    size: u64,
+    compression: Compression,
+}
+
+/// Reads, hashes and keeps the bytes as they come, and hands on the plain ones. Who listens no more has
+/// the reason; then this ends early.
+fn read_archive(
+    input: impl Read + Send,
+    blob: File,
+    limit: Option<u64>,
+    plain: &SyncSender<Piece>,
+    hashed: &SyncSender<Arc<Vec<u8>>>,
+) -> std::io::Result<Option<Stored>> {
+    // One byte more than expected tells that there are more.
+    let input = input.take(limit.map_or(u64::MAX, |n| n.saturating_add(1)));
+    let copy = BufWriter::with_capacity(1 << 20, blob);
+    let mut outer = BufReader::with_capacity(1 << 20, Tee::new(input, copy));
+    let compression = Compression::detect(outer.fill_buf()?);
+    {
+        let mut reader = compression.reader(&mut outer)?;
+        loop {
+            let mut piece = Vec::with_capacity(PIECE);
+            let read = (&mut reader).take(PIECE as u64).read_to_end(&mut piece);
+            let piece = Arc::new(piece);
+            let ended = piece.is_empty();
+            if !ended && (hashed.send(Arc::clone(&piece)).is_err() || plain.send(Ok(piece)).is_err()) {
+                return Ok(None);
+            }
+            if let Err(e) = read {
+                let _ = plain.send(Err(e));
+                return Ok(None);
+            }
+            if ended {
+                break;
+            }
+        }
+    }
+    // What follows the compressed stream (padding, an index) belongs to the blob.
+    std::io::copy(&mut outer, &mut std::io::sink())?;
+    let (digest, size, copy) = outer.into_inner().finish();
+    copy.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+    Ok(Some(Stored { digest, size, compression }))
+}
+
 impl Store {
-    /// Reads one layer archive (plain, gzip or zstd), keeps its bytes as a blob, and unpacks it.
-    pub(crate) fn ingest_layer(&self, input: impl Read, observer: Observer<'_>) -> Result<Layer> {
+    /// Reads one layer archive (plain, gzip or zstd), keeps its bytes as a blob, and unpacks it: one thread
+    /// reads and decompresses, one hashes the plain bytes, this one parses and writes.
+    pub(crate) fn ingest_layer(
+        &self,
+        input: impl Read + Send,
+        expected: Expected,
+        observer: Observer<'_>,
+    ) -> Result<(Ingest, Layer)> {
         let _span = tracing::debug_span!("ingest_layer").entered();
         let ingest = Ingest::new(self)?;
-        let blob =
-            std::fs::File::create_new(ingest.path.join("blob")).map_err(Error::io("create", &ingest.path))?;
+        let blob = File::create_new(ingest.path.join("blob")).map_err(Error::io("create", &ingest.path))?;
         rustix::fs::mkdirat(&ingest.dir, "fs", Mode::from_raw_mode(0o755))
             .map_err(Error::io("make", &ingest.path))?;
-        let mut outer =
-            BufReader::with_capacity(1 << 20, Tee::new(input, BufWriter::with_capacity(1 << 20, blob)));
+        let (plain, pieces) = std::sync::mpsc::sync_channel(PIECES);
+        let (to_hash, hashed) = std::sync::mpsc::sync_channel::<Arc<Vec<u8>>>(PIECES);
+        let (stored, diff_id, unpacked) = std::thread::scope(|scope| -> Result<_> {
+            let thread = || std::thread::Builder::new().name("boxship-unpack".into());
+            let fail = Error::io::<std::io::Error>("start a thread for", &ingest.path);
+            let reader = thread()
+                .spawn_scoped(scope, move || read_archive(input, blob, expected.size, &plain, &to_hash))
+                .map_err(fail)?;
+            let fail = Error::io::<std::io::Error>("start a thread for", &ingest.path);
+            let hasher =
+                thread().spawn_scoped(scope, move || Digest::of_pieces(hashed.into_iter())).map_err(fail)?;
+            let input = Pieces { input: pieces, current: Arc::default(), at: 0 };
+            let unpacked = self.unpack(input, &ingest, observer);
+            Ok((joined(reader.join()), joined(hasher.join()), unpacked))
+        })?;
+        // A failed unpacking makes the others end early: it is the cause.
+        unpacked?;
         let read = |source| Error::Io { operation: "read", path: "the archive".into(), source };
-        let compression = Compression::detect(outer.fill_buf().map_err(read)?);
-        let diff_id = self.unpack(compression, &mut outer, &ingest, observer)?;
-        // What follows the archive (padding, an index) belongs to the blob.
-        std::io::copy(&mut outer, &mut std::io::sink()).map_err(read)?;
-        let (digest, blob_size, copy) = outer.into_inner().finish();
-        copy.into_inner().map_err(|e| Error::io("write", &ingest.path)(e.into_error()))?;
+        let stored = stored.map_err(read)?;
+        let stored = stored.ok_or_else(|| read(std::io::ErrorKind::UnexpectedEof.into()))?;
+        let (blob, blob_size) = (stored.digest, stored.size);
+        if let Some(size) = expected.size.filter(|size| *size != blob_size) {
+            let more = if blob_size > size { "more" } else { "only" };
+            let n = blob_size.min(size.saturating_add(1));
+            return Err(Error::invalid("layer", format!("{size} bytes are announced, and {more} {n} come")));
+        }
+        for (expected, found) in [(expected.digest, blob), (expected.diff_id, diff_id)] {
+            if let Some(expected) = expected.filter(|e| *e != found) {
+                let (expected, found) = (expected.to_string(), found.to_string());
+                return Err(Error::DigestMismatch { expected, found });
+            }
+        }
         if !observer(Progress::Committing) {
             return Err(Error::Cancelled);
         }
-        let layer = Layer { diff_id, blob: digest, blob_size, media_type: compression.media_type() };
-        self.publish(&ingest, &layer)?;
-        Ok(layer)
+        Ok((ingest, Layer { diff_id, blob, blob_size, media_type: stored.compression.media_type() }))
     }
 
-    fn unpack(
-        &self,
-        compression: Compression,
-        outer: &mut impl BufRead,
-        ingest: &Ingest,
-        observer: Observer<'_>,
-    ) -> Result<Digest> {
+    fn unpack(&self, input: Pieces, ingest: &Ingest, observer: Observer<'_>) -> Result<()> {
         let fs =
             fsx::open_dir(ingest.dir.as_fd(), OsStr::new("fs")).map_err(Error::io("open", &ingest.path))?;
-        let plain = compression.reader(outer).map_err(Error::io("decompress", "the archive"))?;
-        let mut reader = Reader::new(
-            BufReader::with_capacity(256 << 10, Tee::new(plain, std::io::sink())),
-            Bounds::default(),
-        );
+        let mut reader = Reader::new(input, Bounds::default());
         let mut extractor = Extractor::new(fs.as_fd(), Policy { owners: self.keeps_owners() })?;
         let mut entries = 0u64;
         while let Some(entry) = reader.next()? {
@@ -107,27 +211,32 @@ impl Store {
         }
         let (files, bytes, skipped) = extractor.finish()?;
         tracing::debug!(files, bytes, skipped, "unpacked");
-        let mut rest = reader.into_inner();
-        std::io::copy(&mut rest, &mut std::io::sink()).map_err(Error::io("decompress", "the archive"))?;
-        Ok(rest.into_inner().finish().0)
+        let mut rest = reader.into_inner().take(MAX_TRAILER + 1);
+        let trailer =
+            std::io::copy(&mut rest, &mut std::io::sink()).map_err(Error::io("decompress", "the archive"))?;
+        if trailer > MAX_TRAILER {
+            return Err(Error::Limit { what: "what follows the end of the archive", limit: MAX_TRAILER });
+        }
+        Ok(())
     }
 
-    /// One sync for everything, then two renames: the old state or the new one, never a part.
-    fn publish(&self, ingest: &Ingest, layer: &Layer) -> Result<()> {
+    /// One sync for everything, then two renames for each: the old state or the new one, never a part.
+    pub(crate) fn publish(&self, all: &[(Ingest, Layer)]) -> Result<()> {
+        let Some((first, _)) = all.first() else { return Ok(()) };
         let full = self.durability() == Durability::Full;
         if full {
-            rustix::fs::syncfs(&ingest.dir).map_err(Error::io("sync", &ingest.path))?;
+            rustix::fs::syncfs(&first.dir).map_err(Error::io("sync", &first.path))?;
         }
-        for (name, parent, new) in
-            [("blob", "blobs/sha256", layer.blob.hex()), ("fs", "layers", layer.diff_id.hex())]
-        {
+        for (parent, name) in [("blobs/sha256", "blob"), ("layers", "fs")] {
             let to = self.dir(parent)?;
-            let path = || Path::new(parent).join(&new);
-            // Taken: another process stored the same content first.
-            fsx::rename_new(ingest.dir.as_fd(), OsStr::new(name), to.as_fd(), OsStr::new(&new))
-                .map_err(Error::io("publish", path()))?;
+            for (ingest, layer) in all {
+                let new = if name == "blob" { layer.blob.hex() } else { layer.diff_id.hex() };
+                // Taken: another process stored the same content first.
+                fsx::rename_new(ingest.dir.as_fd(), OsStr::new(name), to.as_fd(), OsStr::new(&new))
+                    .map_err(Error::io("publish", Path::new(parent).join(&new)))?;
+            }
             if full {
-                rustix::fs::fsync(&to).map_err(Error::io("sync", path()))?;
+                rustix::fs::fsync(&to).map_err(Error::io("sync", parent))?;
             }
         }
         Ok(())

@@ -1,0 +1,391 @@
+//! Reading archives of images. Nothing in one is trusted: names are keys and never paths of the host, every
+//! part is compared with its digest before anything is visible.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest};
+use rustix::fs::OFlags;
+use serde::Deserialize;
+
+use super::{LoadOptions, Platform};
+use crate::archive::Bounds;
+use crate::archive::reader::{Kind, Reader};
+use crate::compress::Compression;
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::image::{Image, descriptor_of, manifest_of, normalise, parse_index, parse_manifest};
+use crate::store::ingest::Ingest;
+use crate::store::{Addition, Expected, Progress, Publish, Store};
+use crate::tree::TreeRoot;
+
+const MAX_DOCUMENT: u64 = 4 << 20;
+/// Indexes may name indexes; nobody nests deeper.
+const MAX_NESTING: usize = 4;
+/// Links to other entries in a row.
+const MAX_LINKS: usize = 8;
+
+/// Where the parts of an archive are.
+enum Parts {
+    /// Spooled from a stream: the number of a file in a private directory, or a link to another entry.
+    Spooled(Ingest, BTreeMap<String, Part>),
+    /// A directory, which a stranger may have made.
+    Directory(TreeRoot),
+}
+
+enum Part {
+    File(usize),
+    Link(String),
+}
+
+/// A part of Docker's `manifest.json`.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerImage {
+    config: String,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+    layers: Vec<String>,
+}
+
+fn invalid(reason: impl Into<String>) -> Error {
+    Error::invalid("archive of images", reason)
+}
+
+/// A name as a key: no `.`, no empty part; `..` is resolved, and not beyond the top.
+fn key(base: &str, name: &str) -> Result<String> {
+    let mut parts: Vec<&str> = base.split('/').filter(|p| !p.is_empty()).collect();
+    for part in name.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop().ok_or_else(|| invalid(format!("{name:?} leads out of it")))?;
+            }
+            part => parts.push(part),
+        }
+    }
+    Ok(parts.join("/"))
+}
+
+impl Parts {
+    fn spool(store: &Store, input: impl Read, observe: &mut dyn FnMut(Progress) -> bool) -> Result<Parts> {
+        let ingest = Ingest::new(store)?;
+        let fail = |source| Error::Io { operation: "read", path: "the archive".into(), source };
+        let mut input = BufReader::with_capacity(1 << 20, input);
+        let compression = Compression::detect(input.fill_buf().map_err(fail)?);
+        let mut decoder = match compression {
+            Compression::None => None,
+            other => Some(other),
+        };
+        let plain: Box<dyn Read + '_> = match decoder.take() {
+            None => Box::new(&mut input),
+            Some(Compression::Gzip) => Box::new(flate2::bufread::MultiGzDecoder::new(&mut input)),
+            Some(_) => Box::new(zstd::stream::read::Decoder::with_buffer(&mut input).map_err(fail)?),
+        };
+        let mut reader = Reader::new(BufReader::with_capacity(256 << 10, plain), Bounds::default());
+        let mut parts = BTreeMap::new();
+        let mut buffer = vec![0; 256 << 10];
+        let mut bytes = 0;
+        while let Some(e) = reader.next()? {
+            let name = String::from_utf8_lossy(&e.path).into_owned();
+            let (above, _) = name.rsplit_once('/').unwrap_or(("", &name));
+            let link = || String::from_utf8_lossy(&e.link).into_owned();
+            let part = match e.kind {
+                Kind::File => {
+                    let n = parts.len();
+                    let path = ingest.path.join(n.to_string());
+                    let mut file = File::create_new(&path).map_err(Error::io("create", &path))?;
+                    loop {
+                        match reader.read(&mut buffer)? {
+                            0 => break,
+                            n => file.write_all(&buffer[..n]).map_err(Error::io("write", &path))?,
+                        }
+                        bytes += buffer.len() as u64;
+                    }
+                    Part::File(n)
+                }
+                Kind::Symlink => Part::Link(key(above, &link())?),
+                Kind::HardLink => Part::Link(key("", &link())?),
+                _ => continue,
+            };
+            if parts.insert(name.clone(), part).is_some() {
+                return Err(invalid(format!("it has {name:?} twice")));
+            }
+            if !observe(Progress::Read { bytes }) {
+                return Err(Error::Cancelled);
+            }
+        }
+        Ok(Parts::Spooled(ingest, parts))
+    }
+
+    fn open(&self, name: &str) -> Result<Option<File>> {
+        let name = key("", name)?;
+        match self {
+            Parts::Directory(root) => {
+                let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+                let fd = match root.entry(name.as_bytes(), flags) {
+                    Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
+                    other => other.map_err(Error::io("open", &name))?,
+                };
+                let stat = rustix::fs::fstat(fd.as_fd()).map_err(Error::io("read", &name))?;
+                match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
+                    rustix::fs::FileType::RegularFile => Ok(Some(fd.into())),
+                    _ => Err(invalid(format!("{name:?} is not a regular file"))),
+                }
+            }
+            Parts::Spooled(ingest, parts) => {
+                let mut name = name;
+                for _ in 0..MAX_LINKS {
+                    match parts.get(&name) {
+                        None => return Ok(None),
+                        Some(Part::Link(to)) => name.clone_from(to),
+                        Some(Part::File(n)) => {
+                            let path = ingest.path.join(n.to_string());
+                            return File::open(&path).map(Some).map_err(Error::io("open", path));
+                        }
+                    }
+                }
+                Err(invalid(format!("{name:?} is a link of links")))
+            }
+        }
+    }
+
+    fn document(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let Some(file) = self.open(name)? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        file.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes).map_err(Error::io("read", name))?;
+        if bytes.len() as u64 > MAX_DOCUMENT {
+            return Err(Error::Limit { what: "a manifest or config", limit: MAX_DOCUMENT });
+        }
+        Ok(Some(bytes))
+    }
+
+    /// A document by its digest, compared with it.
+    fn blob(&self, d: &Descriptor) -> Result<Option<Vec<u8>>> {
+        let digest: Digest = d.digest().to_string().parse()?;
+        let Some(bytes) = self.document(&format!("blobs/sha256/{}", digest.hex()))? else { return Ok(None) };
+        match Digest::of(&bytes) {
+            found if found == digest => Ok(Some(bytes)),
+            found => Err(Error::DigestMismatch { expected: digest.to_string(), found: found.to_string() }),
+        }
+    }
+}
+
+impl Store {
+    /// Adds all images of an archive that `docker save`, `podman save`, `skopeo copy` or [`save`](Store::save)
+    /// wrote: an OCI layout or Docker's form, plain or compressed.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], [`Error::Json`], [`Error::Archive`], [`Error::Limit`] for an archive that is broken,
+    /// hostile or of another kind; [`Error::DigestMismatch`]; [`Error::NotFound`] for a missing part or
+    /// platform; [`Error::Cancelled`]; [`Error::Io`]. Images before the bad one are there.
+    pub fn load(
+        &self,
+        archive: impl Read,
+        options: &LoadOptions,
+        observe: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Vec<Image>> {
+        let parts = Parts::spool(self, archive, observe)?;
+        self.load_parts(&parts, options, observe)
+    }
+
+    /// The same from a directory that holds an OCI layout.
+    ///
+    /// # Errors
+    /// As [`load`](Store::load).
+    pub fn load_directory(
+        &self,
+        dir: &Path,
+        options: &LoadOptions,
+        observe: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Vec<Image>> {
+        self.load_parts(&Parts::Directory(TreeRoot::open(dir)?), options, observe)
+    }
+
+    fn load_parts(
+        &self,
+        parts: &Parts,
+        options: &LoadOptions,
+        observe: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Vec<Image>> {
+        if parts.open("oci-layout")?.is_some()
+            && let Some(index) = parts.document("index.json")?
+        {
+            return self.load_layout(parts, &index, options, observe);
+        }
+        match parts.document("manifest.json")? {
+            Some(list) => self.load_docker(parts, &list, observe),
+            None => Err(invalid("it has neither an OCI layout nor Docker's manifest.json")),
+        }
+    }
+
+    fn load_layout(
+        &self,
+        parts: &Parts,
+        index: &[u8],
+        options: &LoadOptions,
+        observe: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Vec<Image>> {
+        let mut images = Vec::new();
+        for d in parse_index(index)?.manifests() {
+            let Some((bytes, manifest)) = choose(parts, d, &options.platform, 0)? else {
+                let platform = options.platform.to_string();
+                return Err(Error::NotFound { what: "image for the platform", name: platform });
+            };
+            let add = self.begin(Publish::Together)?;
+            let config = parts.blob(manifest.config())?.ok_or_else(|| missing(manifest.config()))?;
+            let diff_ids = diff_ids(&config)?;
+            if diff_ids.len() != manifest.layers().len() {
+                return Err(invalid("a manifest and its config have different numbers of layers"));
+            }
+            for (layer, diff_id) in manifest.layers().iter().zip(&diff_ids) {
+                let digest: Digest = layer.digest().to_string().parse()?;
+                let expected =
+                    Expected { digest: Some(digest), size: Some(layer.size()), diff_id: Some(*diff_id) };
+                if !add.has_layer(&digest, diff_id) {
+                    let file = parts.open(&format!("blobs/sha256/{}", digest.hex()))?;
+                    add.layer(file.ok_or_else(|| missing(layer))?, expected, observe)?;
+                }
+            }
+            add.document(&config)?;
+            images.push(add.finish(&bytes, tag_of(d)?.as_deref())?);
+        }
+        Ok(images)
+    }
+
+    fn load_docker(
+        &self,
+        parts: &Parts,
+        list: &[u8],
+        observe: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Vec<Image>> {
+        let list: Vec<DockerImage> =
+            serde_json::from_slice(list).map_err(|source| Error::Json { what: "manifest", source })?;
+        let mut images = Vec::new();
+        for image in list {
+            let not_found =
+                |name: &str| Error::NotFound { what: "part of the archive", name: name.to_owned() };
+            let config = parts.document(&image.config)?.ok_or_else(|| not_found(&image.config))?;
+            let diff_ids = diff_ids(&config)?;
+            if diff_ids.len() != image.layers.len() {
+                return Err(invalid("a config and its manifest have different numbers of layers"));
+            }
+            let tags: Vec<String> =
+                image.repo_tags.iter().flatten().map(|t| normalise(t)).collect::<Result<_>>()?;
+            let add = self.begin(Publish::Together)?;
+            let mut layers = Vec::new();
+            for (name, diff_id) in image.layers.iter().zip(&diff_ids) {
+                let file = parts.open(name)?.ok_or_else(|| not_found(name))?;
+                let expected = Expected { diff_id: Some(*diff_id), ..Expected::default() };
+                layers.push(descriptor_of(&known_or_added(&add, file, expected, observe)?)?);
+            }
+            add.document(&config)?;
+            let manifest = manifest_of(&config, layers)?;
+            let added = add.finish(&manifest, tags.first().map(String::as_str))?;
+            for tag in tags.iter().skip(1) {
+                images.push(self.tag_image(&added.digest().to_string(), tag)?);
+            }
+            images.push(added);
+        }
+        Ok(images)
+    }
+}
+
+/// Docker's form does not say the digest of a layer as it is stored, so finding it costs a reading.
+fn known_or_added(
+    add: &Addition,
+    mut file: File,
+    expected: Expected,
+    observe: &mut dyn FnMut(Progress) -> bool,
+) -> Result<crate::store::AddedLayer> {
+    let Some(diff_id) = expected.diff_id.filter(|d| add.store().layer_path(d).exists()) else {
+        return add.layer(file, expected, observe);
+    };
+    let fail = |source| Error::Io { operation: "read", path: "the archive".into(), source };
+    let mut start = [0u8; 4];
+    let n = file.read(&mut start).map_err(fail)?;
+    let media_type = Compression::detect(&start[..n]).media_type();
+    std::io::Seek::rewind(&mut file).map_err(fail)?;
+    let (digest, size) = Digest::of_reader(&file).map_err(fail)?;
+    if add.has_layer(&digest, &diff_id) {
+        return Ok(crate::store::AddedLayer { diff_id, digest, size, media_type });
+    }
+    std::io::Seek::rewind(&mut file).map_err(fail)?;
+    add.layer(file, expected, observe)
+}
+
+fn missing(d: &Descriptor) -> Error {
+    Error::NotFound { what: "part of the archive", name: d.digest().to_string() }
+}
+
+fn diff_ids(config: &[u8]) -> Result<Vec<Digest>> {
+    let config: ImageConfiguration =
+        serde_json::from_slice(config).map_err(|source| Error::Json { what: "config", source })?;
+    config.rootfs().diff_ids().iter().map(|d| d.parse()).collect()
+}
+
+/// The full name of an image: `BuildKit`'s and containerd's annotation has it, the standard one may have the
+/// tag only.
+fn tag_of(d: &Descriptor) -> Result<Option<String>> {
+    let Some(all) = d.annotations() else { return Ok(None) };
+    let full = all.get("io.containerd.image.name");
+    let standard = all.get("org.opencontainers.image.ref.name");
+    full.or(standard).map(|name| normalise(name)).transpose()
+}
+
+/// The manifest for this platform below a descriptor.
+fn choose(
+    parts: &Parts,
+    d: &Descriptor,
+    platform: &Platform,
+    depth: usize,
+) -> Result<Option<(Vec<u8>, ImageManifest)>> {
+    if depth > MAX_NESTING {
+        return Err(invalid("its indexes are nested too deeply"));
+    }
+    // An archive may leave out the platforms that nobody asked for.
+    let Some(bytes) = parts.blob(d)? else { return Ok(None) };
+    match crate::image::document_kind(&bytes)? {
+        crate::image::DocumentKind::Manifest => Ok(Some((bytes.clone(), parse_manifest(&bytes)?))),
+        crate::image::DocumentKind::Index => {
+            let index = parse_index(&bytes)?;
+            let mut fitting: Vec<(u32, &Descriptor)> =
+                index.manifests().iter().filter_map(|m| Some((fit(m, platform)?, m))).collect();
+            // The best first, and of equals the first: as the index has them.
+            fitting.sort_by_key(|(fit, _)| std::cmp::Reverse(*fit));
+            for (_, m) in fitting {
+                if let Some(found) = choose(parts, m, platform, depth + 1)? {
+                    return Ok(Some(found));
+                }
+            }
+            Ok(None)
+        }
+    }
+}
+
+/// How well a member of an index suits; one that does not say what it is for might.
+fn fit(d: &Descriptor, wanted: &Platform) -> Option<u32> {
+    match d.platform() {
+        None => Some(0),
+        Some(p) => {
+            let (os, arch) = (p.os().to_string(), p.architecture().to_string());
+            wanted.fits(&os, &arch, p.variant().as_deref())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_keys() {
+        assert_eq!(key("a/b", "../c/layer.tar").ok().as_deref(), Some("a/c/layer.tar"));
+        assert_eq!(key("", "./x//y").ok().as_deref(), Some("x/y"));
+        assert!(key("a", "../../x").is_err());
+        assert!(key("", "/../etc/passwd").is_err());
+    }
+}

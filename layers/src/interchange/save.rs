@@ -1,0 +1,173 @@
+//! Writing archives of images: one tar that is an OCI layout and Docker's form at once, or the layout as a
+//! directory.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use oci_spec::image::Descriptor;
+use serde_json::{Value, json};
+use tar::EntryType;
+
+use crate::archive::write::{Item, Writer};
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::image::{descriptor, descriptors, parse_manifest};
+use crate::store::{Progress, Store};
+
+const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// Where the files of a layout go.
+trait Sink {
+    fn put(&mut self, name: &str, size: u64, data: &mut dyn Read) -> io::Result<()>;
+}
+
+impl<W: Write> Sink for Writer<W> {
+    fn put(&mut self, name: &str, size: u64, data: &mut dyn Read) -> io::Result<()> {
+        let item = Item { size, ..Item::new(name.as_bytes(), EntryType::Regular, 0o644) };
+        Writer::put(self, &item, data)
+    }
+}
+
+struct Directory<'a>(&'a Path);
+
+impl Sink for Directory<'_> {
+    fn put(&mut self, name: &str, _: u64, data: &mut dyn Read) -> io::Result<()> {
+        let mut file = File::create_new(self.0.join(name))?;
+        io::copy(data, &mut file)?;
+        file.sync_all()
+    }
+}
+
+impl Store {
+    /// Writes images as one tar that `docker load`, `podman load`, `skopeo` and [`load`](Store::load) read.
+    /// The same images give the same bytes.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Cancelled`]; [`Error::Io`].
+    pub fn save(
+        &self,
+        names: &[String],
+        out: impl Write,
+        observe: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<()> {
+        let mut writer = Writer::new(out);
+        self.save_to(names, &mut writer, true, observe)?;
+        writer.finish().and_then(|mut out| out.flush()).map_err(Error::io("write", "the archive"))
+    }
+
+    /// Writes images as an OCI layout into a new or empty directory, whose parent exists.
+    ///
+    /// # Errors
+    /// As [`save`](Store::save), and [`Error::Invalid`] for a directory that holds something.
+    pub fn save_directory(
+        &self,
+        names: &[String],
+        dir: &Path,
+        observe: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<()> {
+        match std::fs::create_dir(dir) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                let mut entries = std::fs::read_dir(dir).map_err(Error::io("read", dir))?;
+                if entries.next().is_some() {
+                    return Err(Error::invalid("directory", format!("{dir:?} is not empty")));
+                }
+            }
+            other => other.map_err(Error::io("make", dir))?,
+        }
+        std::fs::create_dir_all(dir.join("blobs/sha256")).map_err(Error::io("make", dir))?;
+        self.save_to(names, &mut Directory(dir), false, observe)
+    }
+
+    fn save_to(
+        &self,
+        names: &[String],
+        sink: &mut dyn Sink,
+        docker: bool,
+        observe: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<()> {
+        let _hold = self.hold_content()?;
+        let (mut index, mut list, mut blobs, mut plain) =
+            (Vec::new(), Vec::new(), BTreeSet::new(), BTreeSet::new());
+        for name in names {
+            let image = self.image(name)?;
+            let bytes = image.manifest()?;
+            let manifest = parse_manifest(&bytes)?;
+            let media = manifest.media_type().clone().unwrap_or(oci_spec::image::MediaType::ImageManifest);
+            let mut d = descriptor(media, bytes.len() as u64, image.digest())?;
+            name_it(&mut d, image.name());
+            index.push(d);
+            blobs.insert(*image.digest());
+            blobs.extend(descriptors(&manifest)?.into_iter().map(|(digest, _)| digest));
+            if docker {
+                list.push(self.docker_entry(&image, &manifest, &mut plain)?);
+            }
+        }
+        let fail = || Error::io::<io::Error>("write", "the archive");
+        sink.put("oci-layout", LAYOUT.len() as u64, &mut &LAYOUT[..]).map_err(fail())?;
+        let mut bytes = 0;
+        for digest in &blobs {
+            let path = self.blob_path(digest);
+            let mut file = File::open(&path).map_err(Error::io("open", &path))?;
+            let size = file.metadata().map_err(Error::io("read", &path))?.len();
+            sink.put(&format!("blobs/sha256/{}", digest.hex()), size, &mut file).map_err(fail())?;
+            bytes += size;
+            if !observe(Progress::Read { bytes }) {
+                return Err(Error::Cancelled);
+            }
+        }
+        for (blob, diff_id) in &plain {
+            let (_, size) = Digest::of_reader(self.layer_archive(blob)?).map_err(fail())?;
+            sink.put(&format!("{}.tar", diff_id.hex()), size, &mut self.layer_archive(blob)?)
+                .map_err(fail())?;
+        }
+        let index = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": index});
+        let mut documents = vec![("index.json", index)];
+        if docker {
+            documents.push(("manifest.json", Value::from(list)));
+        }
+        for (name, value) in documents {
+            let text = value.to_string();
+            sink.put(name, text.len() as u64, &mut text.as_bytes()).map_err(fail())?;
+        }
+        Ok(())
+    }
+
+    /// Docker's form of an image. Older Dockers cannot read zstd, so such a layer is also there as it was
+    /// before it was compressed.
+    fn docker_entry(
+        &self,
+        image: &crate::image::Image,
+        manifest: &oci_spec::image::ImageManifest,
+        plain: &mut BTreeSet<(Digest, Digest)>,
+    ) -> Result<Value> {
+        let mut layers = Vec::new();
+        for (d, diff_id) in manifest.layers().iter().zip(image.layers()) {
+            let digest: Digest = d.digest().to_string().parse()?;
+            let zstd = d.media_type().to_string().ends_with("zstd");
+            if zstd {
+                plain.insert((digest, *diff_id));
+                layers.push(format!("{}.tar", diff_id.hex()));
+            } else {
+                layers.push(format!("blobs/sha256/{}", digest.hex()));
+            }
+        }
+        let config: Digest = manifest.config().digest().to_string().parse()?;
+        let tags: Vec<&str> = image.name().into_iter().collect();
+        Ok(json!({"Config": format!("blobs/sha256/{}", config.hex()), "RepoTags": tags, "Layers": layers}))
+    }
+}
+
+/// The standard annotation has the tag; containerd's and `BuildKit`'s the whole name.
+fn name_it(d: &mut Descriptor, name: Option<&str>) {
+    let Some(name) = name else { return };
+    let tag = name.rsplit_once(':').map_or(name, |(_, tag)| tag);
+    d.set_annotations(Some(
+        [
+            ("io.containerd.image.name".to_owned(), name.to_owned()),
+            ("org.opencontainers.image.ref.name".to_owned(), tag.to_owned()),
+        ]
+        .into(),
+    ));
+}

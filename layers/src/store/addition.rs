@@ -1,0 +1,161 @@
+//! Adding an image: several layers and documents that become visible together.
+
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, PoisonError};
+
+use super::ingest::{Ingest, Layer};
+use super::{Progress, Store};
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::image::{Image, parse_manifest};
+
+/// What a layer must turn out to be; what is not given is not compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// The digest of its bytes as stored.
+    pub digest: Option<Digest>,
+    /// How many these are.
+    pub size: Option<u64>,
+    /// The digest of the plain archive.
+    pub diff_id: Option<Digest>,
+}
+
+/// A layer that was added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AddedLayer {
+    /// The digest of the plain archive.
+    pub diff_id: Digest,
+    /// The digest of its bytes as stored.
+    pub digest: Digest,
+    /// How many these are.
+    pub size: u64,
+    /// The OCI media type, by what the bytes are.
+    pub media_type: &'static str,
+}
+
+impl From<&Layer> for AddedLayer {
+    fn from(l: &Layer) -> AddedLayer {
+        AddedLayer { diff_id: l.diff_id, digest: l.blob, size: l.blob_size, media_type: l.media_type }
+    }
+}
+
+/// When layers become visible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Publish {
+    /// Each as soon as it is verified: a repetition after a failure does not begin from the start.
+    Each,
+    /// All with one sync at the end: the least work.
+    Together,
+}
+
+/// An image being added. As long as this lives, nothing that the store holds is collected, so what was
+/// found there may be built upon. Threads may add layers at the same time.
+///
+/// # Drop
+/// Without [`finish`](Addition::finish) no image appears. Layers that are visible already stay until the
+/// next [`Store::gc`].
+#[derive(Debug)]
+pub struct Addition {
+    store: Store,
+    publish: Publish,
+    pending: Mutex<Vec<(Ingest, Layer)>>,
+    _hold: OwnedFd,
+}
+
+impl Store {
+    /// Begins to add an image.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn begin(&self, publish: Publish) -> Result<Addition> {
+        let hold = self.hold_content()?;
+        Ok(Addition { store: self.clone(), publish, pending: Mutex::new(Vec::new()), _hold: hold })
+    }
+}
+
+impl Addition {
+    /// The store.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Whether a layer need not be added: its bytes and its files are there.
+    #[must_use]
+    pub fn has_layer(&self, digest: &Digest, diff_id: &Digest) -> bool {
+        self.store.blob_path(digest).exists() && self.store.layer_path(diff_id).exists()
+            || self.lock().iter().any(|(_, l)| l.blob == *digest && l.diff_id == *diff_id)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Ingest, Layer)>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads, verifies and unpacks one layer: tar, plain or compressed with gzip or zstd.
+    ///
+    /// # Errors
+    /// [`Error::DigestMismatch`] and [`Error::Invalid`] when it is not what was expected,
+    /// [`Error::Archive`] and [`Error::Limit`] for one that is hostile or broken, [`Error::Cancelled`]
+    /// when `observe` answers false, [`Error::Io`]. Nothing of it is visible then.
+    pub fn layer(
+        &self,
+        input: impl Read + Send,
+        expected: Expected,
+        observe: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<AddedLayer> {
+        let (ingest, layer) = self.store.ingest_layer(input, expected, observe)?;
+        let added = AddedLayer::from(&layer);
+        match self.publish {
+            Publish::Each => self.store.publish(&[(ingest, layer)])?,
+            Publish::Together => self.lock().push((ingest, layer)),
+        }
+        Ok(added)
+    }
+
+    /// Stores a small document: a config.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] above 4 MiB, [`Error::Io`].
+    pub fn document(&self, bytes: &[u8]) -> Result<Digest> {
+        self.store.write_document(bytes)
+    }
+
+    /// Publishes what is pending, stores the manifest as it is and gives it the name. Everything that it
+    /// names must have been added or be in the store.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for what is missing; [`Error::Json`] and [`Error::Invalid`] for a manifest that
+    /// is none; [`Error::Io`]. The store's names are then as before.
+    pub fn finish(&self, manifest: &[u8], name: Option<&str>) -> Result<Image> {
+        let pending = std::mem::take(&mut *self.lock());
+        self.store.publish(&pending)?;
+        drop(pending);
+        let parsed = parse_manifest(manifest)?;
+        for layer in parsed.layers() {
+            let digest: Digest = layer.digest().to_string().parse()?;
+            if !self.store.blob_path(&digest).exists() {
+                return Err(Error::NotFound { what: "layer", name: digest.to_string() });
+            }
+        }
+        let digest = self.store.write_document(manifest)?;
+        let image = self.store.image(&digest.to_string())?;
+        if image.layers().len() != parsed.layers().len() {
+            let reason = format!(
+                "its manifest has {} layers, its config {}",
+                parsed.layers().len(),
+                image.layers().len()
+            );
+            return Err(Error::invalid("image", reason));
+        }
+        if let Some(missing) = image.layers().iter().find(|l| !self.store.layer_path(l).exists()) {
+            return Err(Error::NotFound { what: "layer", name: missing.to_string() });
+        }
+        self.store.tag(&digest, name)?;
+        match name {
+            Some(name) => self.store.image(name),
+            None => Ok(image),
+        }
+    }
+}

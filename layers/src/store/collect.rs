@@ -1,0 +1,258 @@
+//! What nobody names any more, and what is not as it should be.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+
+use super::ingest::Ingest;
+use super::{Expected, Store};
+use crate::compress::Compression;
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::image::{descriptors, parse_manifest};
+use crate::merged;
+
+/// What a collection removed, or would remove.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Collected {
+    /// Blobs: compressed layers, manifests and configs.
+    pub blobs: Vec<Digest>,
+    /// Unpacked layers.
+    pub layers: Vec<Digest>,
+    /// Bytes of the blobs.
+    pub bytes: u64,
+    /// False when nothing was collected because images are being added.
+    pub complete: bool,
+}
+
+/// How deep to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// Everything that is named is there and has its size; documents have their digests.
+    Structure,
+    /// Every byte: all blobs have their digests, and all unpacked layers are what their archives say.
+    Content,
+}
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Defect {
+    /// The blob or layer.
+    pub digest: Digest,
+    /// What is wrong with it.
+    pub problem: String,
+    /// The images that need it.
+    pub images: Vec<String>,
+    /// Whether it was set right.
+    pub repaired: bool,
+}
+
+/// Everything that images and containers name.
+#[derive(Default)]
+struct Named {
+    blobs: BTreeMap<Digest, BTreeSet<String>>,
+    layers: BTreeMap<Digest, BTreeSet<String>>,
+    /// Which archive a layer was unpacked from.
+    archives: BTreeMap<Digest, Digest>,
+    sizes: BTreeMap<Digest, u64>,
+    broken: Vec<(Digest, String, String)>,
+}
+
+impl Store {
+    /// Removes blobs and layers that no image and no container names. With `dry_run` it only tells which.
+    /// While images are being added nothing is removed, and the result is not
+    /// [`complete`](Collected::complete).
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the store cannot be read; nothing is removed then. What a damaged image may
+    /// need is not known, so a damaged image is an error, too: repair or remove it.
+    pub fn gc(&self, dry_run: bool) -> Result<Collected> {
+        let _names = self.lock()?;
+        let Some(_claim) = self.claim_content()? else { return Ok(Collected::default()) };
+        let named = self.named()?;
+        if let Some((digest, image, problem)) = named.broken.into_iter().next() {
+            return Err(Error::Damaged { digest: digest.to_string(), image, problem });
+        }
+        let mut found = Collected { complete: true, ..Collected::default() };
+        for (digest, size) in self.stored("blobs/sha256")? {
+            if !named.blobs.contains_key(&digest) {
+                found.blobs.push(digest);
+                found.bytes += size;
+            }
+        }
+        let layers = self.stored("layers")?.into_iter().map(|(digest, _)| digest);
+        found.layers = layers.filter(|l| !named.layers.contains_key(l)).collect();
+        if !dry_run {
+            for layer in &found.layers {
+                self.set_aside("layers", &layer.hex())?;
+            }
+            for blob in &found.blobs {
+                self.set_aside("blobs/sha256", &blob.hex())?;
+            }
+            drop((_names, _claim));
+            self.empty_trash();
+        }
+        Ok(found)
+    }
+
+    /// What lies in a directory of content, with sizes. Other names are nobody's and left alone.
+    fn stored(&self, parent: &str) -> Result<Vec<(Digest, u64)>> {
+        let path = self.path().join(parent);
+        let mut all = Vec::new();
+        for entry in std::fs::read_dir(&path).map_err(Error::io("list", &path))? {
+            let entry = entry.map_err(Error::io("list", &path))?;
+            let name = entry.file_name();
+            let Ok(digest) = format!("sha256:{}", name.to_string_lossy()).parse::<Digest>() else { continue };
+            all.push((digest, entry.metadata().map_err(Error::io("read", entry.path()))?.len()));
+        }
+        all.sort_unstable();
+        Ok(all)
+    }
+
+    fn named(&self) -> Result<Named> {
+        let mut named = Named::default();
+        for (digest, name) in self.roots()? {
+            let image = name.unwrap_or_else(|| digest.to_string());
+            named.blobs.entry(digest).or_default().insert(image.clone());
+            if let Err(e) = self.name_parts(&digest, &image, &mut named) {
+                named.broken.push((digest, image, e.to_string()));
+            }
+        }
+        for (id, layers) in self.snapshot_layers()? {
+            for layer in layers {
+                let short: String = id.chars().take(12).collect();
+                named.layers.entry(layer).or_default().insert(format!("container {short}"));
+            }
+        }
+        Ok(named)
+    }
+
+    fn name_parts(&self, digest: &Digest, image: &str, named: &mut Named) -> Result<()> {
+        let manifest = parse_manifest(&self.read_document(digest)?)?;
+        for (part, size) in descriptors(&manifest)? {
+            named.blobs.entry(part).or_default().insert(image.to_owned());
+            named.sizes.insert(part, size);
+        }
+        let found = self.image(&digest.to_string())?;
+        for (layer, archive) in found.layers().iter().zip(manifest.layers()) {
+            named.layers.entry(*layer).or_default().insert(image.to_owned());
+            named.archives.insert(*layer, archive.digest().to_string().parse()?);
+        }
+        Ok(())
+    }
+
+    /// Compares what images and containers name with what is there. With `repair`, layers are unpacked
+    /// again from their archives where these are sound; a bad blob can only be added anew.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the store cannot be read. What is wrong with its content is the result.
+    pub fn fsck(&self, depth: Check, repair: bool) -> Result<Vec<Defect>> {
+        let _hold = self.hold_content()?;
+        let named = {
+            let _names = self.lock_shared()?;
+            self.named()?
+        };
+        let mut defects = Vec::new();
+        let mut tell = |digest: Digest, problem: String, images: &BTreeSet<String>, repaired: bool| {
+            let images = images.iter().cloned().collect();
+            defects.push(Defect { digest, problem, images, repaired });
+        };
+        for (digest, image, problem) in &named.broken {
+            tell(*digest, problem.clone(), &[image.clone()].into(), false);
+        }
+        let mut bad = BTreeSet::new();
+        for (digest, images) in &named.blobs {
+            if let Some(problem) = self.blob_problem(digest, named.sizes.get(digest).copied(), depth)? {
+                bad.insert(*digest);
+                tell(*digest, problem, images, false);
+            }
+        }
+        for (layer, images) in &named.layers {
+            let archive = named.archives.get(layer).filter(|a| !bad.contains(a));
+            if let Some(problem) = self.layer_problem(layer, archive, depth)? {
+                let repaired = match archive {
+                    Some(archive) if repair => self.renew_layer(layer, archive).is_ok(),
+                    _ => false,
+                };
+                tell(*layer, problem, images, repaired);
+            }
+        }
+        Ok(defects)
+    }
+
+    fn blob_problem(&self, digest: &Digest, size: Option<u64>, depth: Check) -> Result<Option<String>> {
+        let path = self.blob_path(digest);
+        let file = match File::open(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Some("it is missing".into())),
+            other => other.map_err(Error::io("open", &path))?,
+        };
+        let found = file.metadata().map_err(Error::io("read", &path))?.len();
+        if let Some(size) = size.filter(|size| *size != found) {
+            return Ok(Some(format!("it has {found} bytes instead of {size}")));
+        }
+        if depth == Check::Content {
+            let (real, _) = Digest::of_reader(file).map_err(Error::io("read", &path))?;
+            if real != *digest {
+                return Ok(Some(format!("its content has the digest {real}")));
+            }
+        }
+        Ok(None)
+    }
+
+    fn layer_problem(
+        &self,
+        layer: &Digest,
+        archive: Option<&Digest>,
+        depth: Check,
+    ) -> Result<Option<String>> {
+        let path = self.layer_path(layer);
+        if !path.is_dir() {
+            return Ok(Some("it is not unpacked".into()));
+        }
+        let (Check::Content, Some(archive)) = (depth, archive) else { return Ok(None) };
+        // Unpacked once more and compared: whatever unpacking does, it has to have done.
+        match self.unpack_again(layer, archive) {
+            Ok(fresh) => Ok(merged::difference(&fresh.path.join("fs"), &path)?
+                .map(|p| format!("{p:?} is not as its archive has it"))),
+            Err(e) => Ok(Some(format!("its archive cannot be unpacked: {e}"))),
+        }
+    }
+
+    fn unpack_again(&self, layer: &Digest, archive: &Digest) -> Result<Ingest> {
+        let path = self.blob_path(archive);
+        let file = File::open(&path).map_err(Error::io("open", &path))?;
+        let expected = Expected { diff_id: Some(*layer), digest: Some(*archive), size: None };
+        Ok(self.ingest_layer(file, expected, &mut |_| true)?.0)
+    }
+
+    /// Puts a freshly unpacked layer in the place of a bad one. Containers that run on the old one keep it.
+    fn renew_layer(&self, layer: &Digest, archive: &Digest) -> Result<()> {
+        let fresh = self.unpack_again(layer, archive)?;
+        rustix::fs::syncfs(&fresh.dir).map_err(Error::io("sync", &fresh.path))?;
+        let to = self.dir("layers")?;
+        self.set_aside("layers", &layer.hex())?;
+        rustix::fs::renameat(&fresh.dir, "fs", &to, layer.hex().as_str())
+            .map_err(Error::io("publish", self.layer_path(layer)))?;
+        rustix::fs::fsync(&to).map_err(Error::io("sync", Path::new("layers")))
+    }
+
+    /// The plain archive of a layer, bit for bit as it was added.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Io`].
+    pub fn layer_archive(&self, blob: &Digest) -> Result<Box<dyn std::io::Read + Send>> {
+        let path = self.blob_path(blob);
+        let file = match File::open(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::NotFound { what: "blob", name: blob.to_string() });
+            }
+            other => other.map_err(Error::io("open", &path))?,
+        };
+        let mut input = BufReader::with_capacity(256 << 10, file);
+        let start = std::io::BufRead::fill_buf(&mut input).map_err(Error::io("read", &path))?;
+        Compression::detect(start).reader(input).map_err(Error::io("decompress", &path))
+    }
+}

@@ -1,0 +1,86 @@
+//! What a container changed, its tree, and images made of it.
+
+use std::io::Write;
+
+use boxship_layers::{Change, CommitOptions, Image, Owners};
+use boxship_namespaces::Privilege;
+
+use crate::container::Container;
+use crate::error::{Error, Result};
+use crate::ids;
+use crate::status::Status;
+
+impl Container {
+    fn owners(&self) -> Owners {
+        match self.id_slot() {
+            _ if !self.runtime().store().keeps_owners() => Owners::Root,
+            Some(slot) => Owners::From(ids::first(slot)),
+            None if Privilege::detect().is_rootless() => Owners::Root,
+            None => Owners::AsTheyAre,
+        }
+    }
+
+    fn require_image(&self) -> Result<()> {
+        if self.config().rootfs.is_some() {
+            let reason = "it runs on a directory of the host, which holds all its changes";
+            return Err(Error::Unsupported { control: "changes of a container without an image", reason });
+        }
+        Ok(())
+    }
+
+    /// What it changed in its image's files, parents first.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a container without an image, [`Error::Layers`].
+    pub fn diff(&self) -> Result<Vec<Change>> {
+        self.require_image()?;
+        Ok(self.runtime().store().diff(self.id(), &self.config().layers)?)
+    }
+
+    /// Writes its whole tree as a tar archive, with the ids that it sees itself. What is mounted in it is
+    /// left out.
+    ///
+    /// # Errors
+    /// As [`diff`](Container::diff).
+    pub fn export(&self, out: impl Write) -> Result<()> {
+        self.require_image()?;
+        let store = self.runtime().store();
+        self.still(|| Ok(store.export(self.id(), &self.config().layers, self.owners(), out)?))
+    }
+
+    /// Makes an image of its image and what it changed. A running container stands still meanwhile, where
+    /// the host has cgroups for that.
+    ///
+    /// # Errors
+    /// [`Error::Layers`] with `NotFound` when its image was removed, and as [`diff`](Container::diff).
+    pub fn commit(&self, options: &CommitOptions, name: Option<&str>) -> Result<Image> {
+        self.require_image()?;
+        let store = self.runtime().store();
+        let asked = self.config().image.as_deref().unwrap_or_default();
+        let base = store.image(asked)?;
+        if base.layers() != self.config().layers {
+            let reason = format!("{asked:?} is another image by now than the one that it was made from");
+            return Err(Error::invalid("image", reason));
+        }
+        self.still(|| Ok(store.commit(self.id(), &base, self.owners(), options, name)?))
+    }
+
+    /// Does something while nothing of the container runs.
+    fn still<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let paused = self.state()?.status == Status::Running
+            && match self.pause() {
+                Ok(()) => true,
+                // No cgroups, or it has ended: what is read is then what is there.
+                Err(Error::Unsupported { .. } | Error::State { .. }) => false,
+                Err(e) => return Err(e),
+            };
+        let done = work();
+        if paused {
+            match self.resume() {
+                Ok(()) | Err(Error::State { .. }) => {}
+                Err(e) => return done.and(Err(e)),
+            }
+        }
+        done
+    }
+}

@@ -1,0 +1,157 @@
+//! What a container changed, and images of it.
+
+use std::future::IntoFuture;
+use std::path::Path;
+use std::time::SystemTime;
+
+use boxship_runtime::CommitOptions;
+
+use super::{Container, Pending};
+use crate::blocking;
+use crate::error::{Error, Result};
+use crate::image::Image;
+
+pub use boxship_runtime::{Change, ChangeKind};
+
+impl Container {
+    /// What it changed in the files of its image, parents first.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind) for a container on a directory of the host.
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn diff(&self) -> Result<Vec<Change>> {
+        self.with(boxship_runtime::Container::diff).await
+    }
+
+    /// Writes its whole tree to a new tar file, with the owners that it sees itself and without what is
+    /// mounted in it. A running container stands still meanwhile, where the host has cgroups. Of an
+    /// interrupted export no file stays.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyExists`](crate::ErrorKind) for a file that is there, and as
+    /// [`diff`](Container::diff).
+    ///
+    /// # Cancel safety
+    /// The export goes on.
+    pub async fn export(&self, archive: impl AsRef<Path>) -> Result<()> {
+        let (container, path) = (self.inner.clone(), archive.as_ref().to_owned());
+        blocking::run(move || {
+            let fail = |e| Error::io(&format!("write the archive {path:?}"), e);
+            let file = std::fs::File::create_new(&path).map_err(fail)?;
+            let mut out = std::io::BufWriter::with_capacity(1 << 20, &file);
+            let written = container
+                .export(&mut out)
+                .map_err(Error::from)
+                .and_then(|()| std::io::Write::flush(&mut out).and_then(|()| file.sync_all()).map_err(fail));
+            written.inspect_err(|_| {
+                let _ = std::fs::remove_file(&path);
+            })
+        })
+        .await
+    }
+
+    /// Makes an image of its image and what it changed.
+    ///
+    /// ```no_run
+    /// # async fn f(c: boxship::Container) -> Result<(), boxship::Error> {
+    /// let image = c.commit().tag("mine:1").command(["/bin/serve"]).comment("with data").await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn commit(&self) -> Commit {
+        Commit { container: self.clone(), name: None, options: CommitOptions::default() }
+    }
+}
+
+/// An image to be made of a container; await it. A running container stands still meanwhile, where the
+/// host has cgroups.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`](crate::ErrorKind) when the container's image was removed,
+/// [`Unsupported`](crate::ErrorKind) for a container on a directory of the host.
+///
+/// # Cancel safety
+/// The commit goes on.
+#[derive(Debug)]
+#[must_use = "a commit does nothing until it is awaited"]
+pub struct Commit {
+    container: Container,
+    name: Option<String>,
+    options: CommitOptions,
+}
+
+impl Commit {
+    /// Names the image.
+    pub fn tag(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Sets the default command; the image's own by default.
+    pub fn command<I: IntoIterator<Item = S>, S: Into<String>>(mut self, command: I) -> Self {
+        self.options.options.command = command.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Sets what the command is passed to.
+    pub fn entrypoint<I: IntoIterator<Item = S>, S: Into<String>>(mut self, entrypoint: I) -> Self {
+        self.options.options.entrypoint = entrypoint.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Sets a variable of the image's environment.
+    pub fn env(mut self, key: impl AsRef<str>, value: impl AsRef<str>) -> Self {
+        self.options.options.env.push(format!("{}={}", key.as_ref(), value.as_ref()));
+        self
+    }
+
+    /// Sets the working directory.
+    pub fn workdir(mut self, dir: impl Into<String>) -> Self {
+        self.options.options.workdir = Some(dir.into());
+        self
+    }
+
+    /// Sets the user.
+    pub fn user(mut self, user: impl Into<String>) -> Self {
+        self.options.options.user = Some(user.into());
+        self
+    }
+
+    /// Adds a label.
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.options.options.labels.insert(key.into(), value.into());
+        self
+    }
+
+    /// Says who made it.
+    pub fn author(mut self, author: impl Into<String>) -> Self {
+        self.options.author = Some(author.into());
+        self
+    }
+
+    /// Adds a line to its history.
+    pub fn comment(mut self, comment: impl Into<String>) -> Self {
+        self.options.comment = Some(comment.into());
+        self
+    }
+
+    /// Sets its time, and the latest that its new files may have: the same state then gives the same
+    /// digest. Programs that honour `SOURCE_DATE_EPOCH` pass it here. A time before 1970 counts as 1970.
+    pub fn created(mut self, time: SystemTime) -> Self {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.options.created = Some(since.as_secs());
+        self
+    }
+}
+
+impl IntoFuture for Commit {
+    type Output = Result<Image>;
+    type IntoFuture = Pending<Image>;
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let Commit { container, name, options } = self;
+            container.with(move |c| c.commit(&options, name.as_deref())).await.map(Image::new)
+        })
+    }
+}
