@@ -23,6 +23,8 @@ pub enum ErrorKind {
     Unsupported,
     /// The archive or image is malformed or hostile.
     InvalidData,
+    /// A registry cannot be reached, or fails for now.
+    Unreachable,
     /// The caller cancelled.
     Cancelled,
     /// An operation of the host failed.
@@ -186,6 +188,28 @@ fn of_runtime(e: &boxship_runtime::Error) -> ErrorKind {
         E::Io { source, .. } => of_io(source),
         E::Cgroups(e) => of_cgroups(e),
         _ => ErrorKind::Io,
+    }
+}
+
+#[cfg(feature = "registry")]
+fn of_registry(e: &boxship_registry::Error) -> ErrorKind {
+    use boxship_registry::Error as E;
+    match e {
+        E::Invalid { .. } => ErrorKind::InvalidInput,
+        E::NotFound { .. } => ErrorKind::NotFound,
+        E::Unauthorized { .. } | E::Untrusted { .. } => ErrorKind::PermissionDenied,
+        E::Network { .. } | E::Status { .. } => ErrorKind::Unreachable,
+        E::Content { .. } | E::Limit { .. } => ErrorKind::InvalidData,
+        E::Layers(e) => of_layers(e),
+        E::Io { source, .. } => of_io(source),
+        _ => ErrorKind::Io,
+    }
+}
+
+#[cfg(feature = "registry")]
+impl From<boxship_registry::Error> for Error {
+    fn from(e: boxship_registry::Error) -> Error {
+        Error { kind: of_registry(&e), context: None, source: Box::new(e) }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Images: making, listing, inspecting, moving and removing them.
 
+#[cfg(feature = "registry")]
+mod registry;
 mod transfer;
 
 use std::future::{Future, IntoFuture};
@@ -16,6 +18,8 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 
 pub use boxship_layers::Platform;
+#[cfg(feature = "registry")]
+pub use registry::{Pull, PullEvents, PullProgress, Push};
 pub use transfer::{Transfer, TransferEvent, TransferEvents};
 
 /// A future that a request turns into.

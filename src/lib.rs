@@ -17,3 +17,12 @@ pub use image::Image;
 pub use units::{ByteSize, Signal};
 
 pub use boxship_runtime::Network;
+
+/// Registries: clients, credentials and what happens during a pull or push.
+#[cfg(feature = "registry")]
+pub mod registry {
+    pub use boxship_registry::{
+        Anonymous, Client, ClientBuilder, CredentialProvider, Credentials, Error, ImageRef, Keyring,
+        PullEvent, PullPolicy, PushEvent,
+    };
+}

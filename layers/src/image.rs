@@ -68,7 +68,7 @@ pub(crate) fn normalise(name: &str) -> Result<String> {
         Some((path, tag)) if !tag.contains('/') => (path, tag),
         _ => (name, "latest"),
     };
-    let path_ok = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-/:".contains(c);
+    let path_ok = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-/:[]".contains(c);
     let tag_ok = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if path.is_empty() || path.len() > 255 || !path.chars().all(path_ok) || path.split('/').any(str::is_empty)
     {
@@ -442,6 +442,29 @@ pub(crate) fn document_kind(text: &[u8]) -> Result<DocumentKind> {
         (true, false) if !says_manifest => Ok(DocumentKind::Index),
         (false, true) if !says_index => Ok(DocumentKind::Manifest),
         _ => Err(Error::invalid("manifest", "it is not clearly a manifest or clearly an index")),
+    }
+}
+
+/// What a registry or an archive has under a name: one image, or one for each platform.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Document {
+    /// One image.
+    Manifest(Box<ImageManifest>),
+    /// A choice of images.
+    Index(Box<ImageIndex>),
+}
+
+impl Document {
+    /// Reads one, OCI's or Docker's. A document that could be read as both is an error.
+    ///
+    /// # Errors
+    /// [`Error::Json`], [`Error::Invalid`].
+    pub fn parse(text: &[u8]) -> Result<Document> {
+        Ok(match document_kind(text)? {
+            DocumentKind::Manifest => Document::Manifest(Box::new(parse_manifest(text)?)),
+            DocumentKind::Index => Document::Index(Box::new(parse_index(text)?)),
+        })
     }
 }
 

@@ -22,11 +22,11 @@ pub use changes::{Change, ChangeKind, CommitOptions, Owners};
 pub use digest::Digest;
 pub use error::{Error, Result};
 pub use host::HostImage;
-pub use image::{Image, ImageInfo, ImageOptions};
+pub use image::{Document, Image, ImageInfo, ImageOptions};
 pub use interchange::{LoadOptions, Platform};
 pub use oci_spec;
 pub use snapshot::Snapshot;
 pub use store::{
-    AddedLayer, Addition, Check, Collected, Defect, Durability, Expected, Progress, Publish, Store,
+    AddedLayer, Addition, Check, Collected, Defect, Durability, Expected, LayerLock, Progress, Publish, Store,
 };
 pub use tree::TreeRoot;

@@ -17,7 +17,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::fsx;
 
-pub use addition::{AddedLayer, Addition, Expected, Publish};
+pub use addition::{AddedLayer, Addition, Expected, LayerLock, Publish};
 pub use collect::{Check, Collected, Defect};
 
 /// The version of the on-disk format; features are named beside it.
@@ -204,8 +204,10 @@ impl Store {
         let Ok(entries) = std::fs::read_dir(self.path().join(parent)) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name();
+            // Directories of ingests, and the locks of layers that are being brought.
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
             let dead = !locked
-                || fsx::open_dir(dir.as_fd(), &name)
+                || rustix::fs::openat(&dir, &name, flags, Mode::empty())
                     .is_ok_and(|d| rustix::fs::flock(&d, FlockOperation::NonBlockingLockExclusive).is_ok());
             if dead {
                 let _ = fsx::remove_tree(dir.as_fd(), &name);

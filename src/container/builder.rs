@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use boxship_namespaces::Profile;
+#[cfg(feature = "registry")]
+use boxship_registry::{Client, PullPolicy};
 use boxship_runtime::{Config, CpuQuota, DeviceNode, LogOptions, Network, Swap, Ulimit};
 
 use super::mount::Mount;
@@ -67,6 +69,24 @@ pub struct ContainerBuilder {
     stdin: Stdin,
     timeout: Option<Duration>,
     error: Option<Error>,
+    #[cfg(feature = "registry")]
+    fetch: Fetch,
+}
+
+/// How an image that is not there is had.
+#[cfg(feature = "registry")]
+#[derive(Debug, Default)]
+struct Fetch {
+    policy: PullPolicy,
+    client: Option<Client>,
+    done: bool,
+}
+
+/// What one look at the store leads to.
+enum Step<T> {
+    Done(T),
+    /// The image has to be fetched, or cannot be.
+    Missing(Box<ContainerBuilder>, Error),
 }
 
 impl ContainerBuilder {
@@ -80,6 +100,8 @@ impl ContainerBuilder {
             stdin: Stdin::Null,
             timeout: None,
             error: None,
+            #[cfg(feature = "registry")]
+            fetch: Fetch::default(),
         }
     }
 
@@ -94,7 +116,8 @@ impl ContainerBuilder {
         self
     }
 
-    /// Sets the image, by name, digest or handle. It must be in the engine's store.
+    /// Sets the image, by name, digest or handle. One that the engine does not have is pulled, unless
+    /// `pull(PullPolicy::Never)` says otherwise.
     pub fn image(mut self, image: impl IntoImageRef) -> Self {
         self.image = Some(image.into_image_ref());
         self
@@ -324,25 +347,106 @@ impl ContainerBuilder {
         self
     }
 
+    /// Sets when the image's registry is asked; when the image is missing by default.
+    #[cfg(feature = "registry")]
+    pub fn pull(mut self, policy: PullPolicy) -> Self {
+        self.fetch.policy = policy;
+        self
+    }
+
+    /// Pulls with this client instead of the default one, which is anonymous.
+    #[cfg(feature = "registry")]
+    pub fn registry(mut self, client: &Client) -> Self {
+        self.fetch.client = Some(client.clone());
+        self
+    }
+
+    /// Does the blocking work, and once more after the image was pulled if it is missing.
+    async fn with_image<T: Send + 'static>(
+        self,
+        work: impl Fn(ContainerBuilder) -> Result<Step<T>> + Send + Copy + 'static,
+    ) -> Result<T> {
+        #[cfg(feature = "registry")]
+        let first = match self.fetch.policy {
+            PullPolicy::Always if self.image.is_some() && self.error.is_none() => self.pulled(None).await?,
+            _ => self,
+        };
+        #[cfg(not(feature = "registry"))]
+        let first = self;
+        match blocking::run(move || work(first)).await? {
+            Step::Done(done) => Ok(done),
+            Step::Missing(builder, error) => {
+                let builder = builder.pulled(Some(error)).await?;
+                match blocking::run(move || work(builder)).await? {
+                    Step::Done(done) => Ok(done),
+                    Step::Missing(_, error) => Err(error),
+                }
+            }
+        }
+    }
+
+    #[cfg(not(feature = "registry"))]
+    async fn pulled(self, missing: Option<Error>) -> Result<ContainerBuilder> {
+        match missing {
+            Some(error) => Err(error),
+            None => Ok(self),
+        }
+    }
+
+    /// Pulls the image; `missing` is what the store said.
+    #[cfg(feature = "registry")]
+    async fn pulled(mut self, missing: Option<Error>) -> Result<ContainerBuilder> {
+        let name = self.image.clone().unwrap_or_default();
+        let never = self.fetch.policy == PullPolicy::Never || self.fetch.done;
+        if let Some(error) = missing.filter(|_| never || name.starts_with("sha256:")) {
+            return Err(error);
+        }
+        self.fetch.done = true;
+        let mut pull = crate::image::ImageApi::new(self.engine.clone()).pull(&name);
+        if let Some(client) = &self.fetch.client {
+            pull = pull.client(client);
+        }
+        pull.await.map_err(|e| {
+            let context = format!("there is no image {name:?} in this engine, and it cannot be pulled");
+            if self.fetch.policy == PullPolicy::Always { e } else { e.with_context(context) }
+        })?;
+        Ok(self)
+    }
+
     /// The engine and the final configuration.
-    fn resolve(self) -> Result<(Engine, Config)> {
+    fn resolve(self) -> Result<Step<(Engine, Config)>> {
         if let Some(error) = self.error {
             return Err(error);
         }
-        let mut config = self.config;
-        let bad = |what, reason| Err(Error::invalid(what, reason));
-        match (&self.image, &config.rootfs) {
-            (Some(_), Some(_)) => return bad("rootfs", "it cannot be used together with an image"),
-            (None, None) => return bad("image", "name an image, or a directory with rootfs()"),
-            _ => {}
+        if let Some(name) = &self.image
+            && self.config.rootfs.is_none()
+        {
+            let engine = self.engine.clone().map_or_else(Engine::default_blocking, Ok)?;
+            return match engine.runtime().store().image(name) {
+                Ok(image) => Ok(Step::Done(self.resolve_with(engine, Some(&image))?)),
+                Err(e) => match missing(name, e.into()) {
+                    e if e.kind() == ErrorKind::NotFound => Ok(Step::Missing(Box::new(self), e)),
+                    e => Err(e),
+                },
+            };
         }
-        let engine = self.engine.map_or_else(Engine::default_blocking, Ok)?;
-        match self.image {
-            Some(name) => {
-                let image = engine.runtime().store().image(&name).map_err(|e| missing(&name, e.into()))?;
-                config.image = Some(name);
+        if self.image.is_some() {
+            return Err(Error::invalid("rootfs", "it cannot be used together with an image"));
+        }
+        let engine = match &self.config.rootfs {
+            None => return Err(Error::invalid("image", "name an image, or a directory with rootfs()")),
+            Some(_) => self.engine.clone().map_or_else(Engine::default_blocking, Ok)?,
+        };
+        Ok(Step::Done(self.resolve_with(engine, None)?))
+    }
+
+    fn resolve_with(self, engine: Engine, image: Option<&boxship_layers::Image>) -> Result<(Engine, Config)> {
+        let mut config = self.config;
+        match image {
+            Some(image) => {
+                config.image = self.image;
                 config.layers = image.layers().to_vec();
-                config.apply_image(&image, self.entrypoint, self.command)?;
+                config.apply_image(image, self.entrypoint, self.command)?;
             }
             None => config.command = self.entrypoint.into_iter().flatten().chain(self.command).collect(),
         }
@@ -361,25 +465,33 @@ impl ContainerBuilder {
     /// # Cancel safety
     /// Dropping the future kills the container; what is left of it is removed by the engine's next
     /// operation.
-    pub async fn output(mut self) -> Result<Output> {
-        let input = match std::mem::take(&mut self.stdin) {
-            Stdin::Null => None,
-            Stdin::Bytes(bytes) => Some(bytes),
-            Stdin::Open => return Err(Error::invalid("stdin", "output() has nobody to attach; use run()")),
-        };
-        if input.is_some() && self.config.terminal.is_some() {
+    pub async fn output(self) -> Result<Output> {
+        if matches!(self.stdin, Stdin::Open) {
+            return Err(Error::invalid("stdin", "output() has nobody to attach; use run()"));
+        }
+        if matches!(self.stdin, Stdin::Bytes(_)) && self.config.terminal.is_some() {
             return Err(Error::invalid(
                 "stdin",
                 "a terminal takes its input from attached processes; use run()",
             ));
         }
         let timeout = self.timeout;
-        let started = blocking::run(move || {
-            let (engine, config) = self.resolve()?;
-            output::start(&engine, config, input)
-        })
-        .await?;
+        let started = self.with_image(ContainerBuilder::start_output).await?;
         started.collect(timeout).await
+    }
+
+    fn start_output(mut self) -> Result<Step<output::Started>> {
+        let stdin = std::mem::take(&mut self.stdin);
+        match self.resolve()? {
+            Step::Done((engine, config)) => {
+                let input = if let Stdin::Bytes(bytes) = stdin { Some(bytes) } else { None };
+                Ok(Step::Done(output::start(&engine, config, input)?))
+            }
+            Step::Missing(mut builder, e) => {
+                builder.stdin = stdin;
+                Ok(Step::Missing(builder, e))
+            }
+        }
     }
 
     /// Makes and starts the container, which then lives on its own: it goes on when this program ends,
@@ -392,13 +504,15 @@ impl ContainerBuilder {
     /// # Cancel safety
     /// The container is made and started; find it with [`Engine::containers`].
     pub async fn run(self) -> Result<Container> {
-        blocking::run(move || {
-            let container = self.create_blocking()?;
-            if let Err(e) = container.start() {
-                let _ = container.delete(true);
-                return Err(e.into());
+        self.with_image(|builder| match builder.create_blocking()? {
+            Step::Done(container) => {
+                if let Err(e) = container.start() {
+                    let _ = container.delete(true);
+                    return Err(e.into());
+                }
+                Ok(Step::Done(Container::new(container)))
             }
-            Ok(Container::new(container))
+            Step::Missing(builder, e) => Ok(Step::Missing(builder, e)),
         })
         .await
     }
@@ -411,21 +525,29 @@ impl ContainerBuilder {
     /// # Cancel safety
     /// The container is made; find it with [`Engine::containers`].
     pub async fn create(self) -> Result<Container> {
-        blocking::run(move || Ok(Container::new(self.create_blocking()?))).await
+        self.with_image(|builder| match builder.create_blocking()? {
+            Step::Done(container) => Ok(Step::Done(Container::new(container))),
+            Step::Missing(builder, e) => Ok(Step::Missing(builder, e)),
+        })
+        .await
     }
 
-    fn create_blocking(mut self) -> Result<boxship_runtime::Container> {
+    fn create_blocking(mut self) -> Result<Step<boxship_runtime::Container>> {
         match self.stdin {
             Stdin::Null => {}
+            // Said twice when the image had to be pulled in between.
             Stdin::Open => self.config.stdin_open = true,
             Stdin::Bytes(_) => return Err(Error::invalid("stdin", "bytes can be passed to output() only")),
         }
         if self.timeout.is_some() {
             return Err(Error::invalid("timeout", "it can be given to output() only"));
         }
-        let (engine, config) = self.resolve()?;
+        let (engine, config) = match self.resolve()? {
+            Step::Done(done) => done,
+            Step::Missing(builder, e) => return Ok(Step::Missing(builder, e)),
+        };
         engine.runtime().reap();
-        Ok(engine.runtime().create(config)?)
+        Ok(Step::Done(engine.runtime().create(config)?))
     }
 }
 

@@ -4,6 +4,8 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
 
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+
 use super::ingest::{Ingest, Layer};
 use super::{Progress, Store};
 use crate::digest::Digest;
@@ -72,6 +74,51 @@ impl Store {
     pub fn begin(&self, publish: Publish) -> Result<Addition> {
         let hold = self.hold_content()?;
         Ok(Addition { store: self.clone(), publish, pending: Mutex::new(Vec::new()), _hold: hold })
+    }
+}
+
+impl Store {
+    /// Waits until nobody else, thread or process, brings this layer; blocks. Who gets the lock looks first
+    /// whether it is there by now. Dropping the result ends the lock.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn lock_layer(&self, digest: &Digest) -> Result<LayerLock> {
+        let dir = self.dir("ingest")?;
+        let name = format!("{}.lock", digest.hex());
+        let fail = |e: rustix::io::Errno| Error::io("lock", self.path().join("ingest").join(&name))(e);
+        loop {
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let fd =
+                rustix::fs::openat(&dir, name.as_str(), flags, Mode::from_raw_mode(0o600)).map_err(fail)?;
+            rustix::io::retry_on_intr(|| rustix::fs::flock(&fd, FlockOperation::LockExclusive))
+                .map_err(fail)?;
+            // The one before us has removed the file that we waited for: then another one counts.
+            let ours = rustix::fs::fstat(&fd).map_err(fail)?;
+            match rustix::fs::statat(&dir, name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(now) if (now.st_dev, now.st_ino) == (ours.st_dev, ours.st_ino) => {
+                    return Ok(LayerLock { dir, name, _fd: fd });
+                }
+                Ok(_) | Err(rustix::io::Errno::NOENT) => {}
+                Err(e) => return Err(fail(e)),
+            }
+        }
+    }
+}
+
+/// The right to bring a layer, see [`Store::lock_layer`].
+#[derive(Debug)]
+#[must_use = "the lock ends when it is dropped"]
+pub struct LayerLock {
+    dir: OwnedFd,
+    name: String,
+    _fd: OwnedFd,
+}
+
+impl Drop for LayerLock {
+    /// Removes the file while it is still locked: who waits notices.
+    fn drop(&mut self) {
+        let _ = rustix::fs::unlinkat(&self.dir, self.name.as_str(), AtFlags::empty());
     }
 }
 

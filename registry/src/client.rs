@@ -1,0 +1,557 @@
+//! The transport: one request with everything that may go wrong on its way.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION,
+    RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use reqwest::{Method, Response, StatusCode, Url};
+use serde::Deserialize;
+
+use crate::auth::{Anonymous, Challenge, CredentialProvider, Credentials, parse_challenge, same_owner};
+use crate::error::{Error, Result};
+use crate::reference::ImageRef;
+use crate::tls;
+
+const MAX_TOKEN: u64 = 1 << 20;
+const MAX_ERROR: u64 = 64 << 10;
+const MAX_REDIRECTS: usize = 5;
+const ATTEMPTS: u32 = 5;
+/// The longest wait that a registry may ask for.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+/// Tokens without a word about their end are used this long.
+const TOKEN_LIFE: Duration = Duration::from_secs(60);
+
+/// Makes a [`Client`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until build() is called"]
+pub struct ClientBuilder {
+    plain: BTreeSet<String>,
+    authorities: Vec<Vec<u8>>,
+    credentials: Arc<dyn CredentialProvider>,
+    connect_timeout: Duration,
+    stall_timeout: Duration,
+}
+
+/// A client of registries; cheap to clone. Nothing is sent before the first request.
+#[derive(Clone, Debug)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    http: reqwest::Client,
+    plain: BTreeSet<String>,
+    credentials: Arc<dyn CredentialProvider>,
+    /// By registry and scope.
+    tokens: Mutex<HashMap<(String, String), (String, Instant)>>,
+}
+
+impl Default for ClientBuilder {
+    fn default() -> ClientBuilder {
+        ClientBuilder {
+            plain: BTreeSet::new(),
+            authorities: Vec::new(),
+            credentials: Arc::new(Anonymous),
+            connect_timeout: Duration::from_secs(10),
+            stall_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl ClientBuilder {
+    /// Talks to this registry (host and port) without TLS. Everybody on the way can read and change what
+    /// is not pinned by digest, and read the credentials.
+    pub fn plain_http(mut self, registry: impl Into<String>) -> Self {
+        self.plain.insert(registry.into().to_lowercase());
+        self
+    }
+
+    /// Trusts these certificate authorities (PEM) besides the system's.
+    pub fn certificate_authority(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.authorities.push(pem.into());
+        self
+    }
+
+    /// Sets where credentials come from; nobody's by default.
+    pub fn credentials(mut self, provider: impl CredentialProvider + 'static) -> Self {
+        self.credentials = Arc::new(provider);
+        self
+    }
+
+    /// Sets how long a connection may take; 10 seconds by default.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Sets how long a registry may send nothing; 30 seconds by default.
+    pub fn stall_timeout(mut self, timeout: Duration) -> Self {
+        self.stall_timeout = timeout;
+        self
+    }
+
+    /// The client.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for certificates that do not parse.
+    pub fn build(self) -> Result<Client> {
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls::config(&self.authorities)?)
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(self.connect_timeout)
+            .read_timeout(self.stall_timeout)
+            // The environment of the embedding program has no say.
+            .no_proxy()
+            .user_agent(concat!("boxship/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|e| Error::invalid("client", e.to_string()))?;
+        let inner =
+            Inner { http, plain: self.plain, credentials: self.credentials, tokens: Mutex::default() };
+        Ok(Client { inner: Arc::new(inner) })
+    }
+}
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) method: Method,
+    pub(crate) url: Url,
+    /// For errors: what is asked, and about what.
+    pub(crate) operation: &'static str,
+    pub(crate) subject: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Option<Vec<u8>>,
+}
+
+/// One repository of one registry.
+#[derive(Clone, Debug)]
+pub(crate) struct Repository {
+    pub(crate) client: Client,
+    pub(crate) registry: String,
+    pub(crate) name: String,
+    base: Url,
+    /// "pull" or "pull,push".
+    access: &'static str,
+}
+
+impl Call {
+    pub(crate) fn get(url: Url, operation: &'static str, subject: impl Into<String>) -> Call {
+        let subject = subject.into();
+        Call { method: Method::GET, url, operation, subject, headers: HeaderMap::new(), body: None }
+    }
+
+    pub(crate) fn method(mut self, method: Method) -> Call {
+        self.method = method;
+        self
+    }
+
+    pub(crate) fn header(mut self, name: HeaderName, value: &str) -> Result<Call> {
+        let value = HeaderValue::from_str(value).map_err(|e| Error::invalid("header", e.to_string()))?;
+        self.headers.insert(name, value);
+        Ok(self)
+    }
+
+    pub(crate) fn accept(self, types: &[&str]) -> Result<Call> {
+        self.header(ACCEPT, &types.join(", "))
+    }
+
+    pub(crate) fn body(mut self, kind: &str, bytes: Vec<u8>) -> Result<Call> {
+        self.body = Some(bytes);
+        self.header(CONTENT_TYPE, kind)
+    }
+}
+
+pub(crate) fn host_of(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+fn network(operation: &'static str, url: &Url, e: reqwest::Error) -> Error {
+    // The address is in the error already, and a signed one is a secret.
+    Error::Network { operation, host: host_of(url), source: Box::new(e.without_url()) }
+}
+
+fn random() -> f64 {
+    let mut bytes = [0u8; 4];
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX)
+}
+
+/// How long to wait before the next attempt: what the registry asks for, else longer and longer, and never
+/// all at once.
+pub(crate) fn pause(attempt: u32, headers: Option<&HeaderMap>) -> Duration {
+    let asked = headers
+        .and_then(|h| h.get(RETRY_AFTER)?.to_str().ok()?.trim().parse::<u64>().ok())
+        .map(Duration::from_secs);
+    let own = Duration::from_millis(100).mul_f64(f64::from(1u32 << attempt.min(6)) * (0.5 + random()));
+    asked.unwrap_or(own).min(MAX_WAIT)
+}
+
+fn is_temporary(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504)
+}
+
+impl Client {
+    /// A client to be.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
+    pub(crate) fn repository(&self, r: &ImageRef, access: &'static str) -> Result<Repository> {
+        let scheme = if self.inner.plain.contains(r.registry()) { "http" } else { "https" };
+        let base = Url::parse(&format!("{scheme}://{}/v2/{}/", r.host(), r.repository()))
+            .map_err(|e| Error::invalid("image reference", e.to_string()))?;
+        let (registry, name) = (r.registry().to_owned(), r.repository().to_owned());
+        Ok(Repository { client: self.clone(), registry, name, base, access })
+    }
+}
+
+impl Repository {
+    pub(crate) fn host(&self) -> String {
+        host_of(&self.base)
+    }
+
+    /// An address below the repository.
+    pub(crate) fn url(&self, path: &str) -> Result<Url> {
+        self.base.join(path).map_err(|e| Error::invalid("image reference", e.to_string()))
+    }
+
+    /// Where the registry points to, checked: TLS is kept, and no machine inside is reached that is not the
+    /// registry itself.
+    pub(crate) fn follow(&self, from: &Url, location: &str) -> Result<Url> {
+        let refuse = |reason: String| Error::Untrusted { host: self.host(), reason };
+        let to = from.join(location).map_err(|e| refuse(format!("{location:?} is no address: {e}")))?;
+        let known = |url: &Url| url.host_str() == self.base.host_str();
+        let plain = to.scheme() == "http" && self.base.scheme() == "http";
+        if to.scheme() != "https" && !plain {
+            return Err(refuse(format!("it points to {}://{}", to.scheme(), host_of(&to))));
+        }
+        if !known(&to) && is_internal(&to) {
+            return Err(refuse(format!("it points to {}, an address that is not public", host_of(&to))));
+        }
+        if !to.username().is_empty() || to.password().is_some() {
+            return Err(refuse("it points to an address with credentials".into()));
+        }
+        Ok(to)
+    }
+
+    /// The call's answer if it is a success: authorised, redirected and repeated as needed.
+    pub(crate) async fn call(&self, call: &Call) -> Result<Response> {
+        let mut attempt = 0;
+        loop {
+            match self.once(call).await {
+                Ok(response) if is_temporary(response.status()) && attempt + 1 < ATTEMPTS => {
+                    tokio::time::sleep(pause(attempt, Some(response.headers()))).await;
+                }
+                Ok(response) if response.status().is_success() => return Ok(response),
+                Ok(response) => return Err(self.refused(call, response).await),
+                // Nobody is there: to ask again would only take longer to say so.
+                Err(Error::Network { source, .. }) if attempt + 1 < ATTEMPTS && !is_connect(&*source) => {
+                    tracing::debug!(attempt, error = %source, "asked again");
+                    tokio::time::sleep(pause(attempt, None)).await;
+                }
+                Err(e) => return Err(e),
+            }
+            attempt += 1;
+        }
+    }
+
+    /// One attempt: with the token at hand, and once more with a new one.
+    async fn once(&self, call: &Call) -> Result<Response> {
+        let mut authorization = self.cached();
+        for fresh in [false, true] {
+            let response = self.redirected(call, authorization.as_ref()).await?;
+            if response.status() != StatusCode::UNAUTHORIZED || fresh {
+                return Ok(response);
+            }
+            match self.authorize(&response).await? {
+                Some(header) => authorization = Some(header),
+                None => return Ok(response),
+            }
+        }
+        Err(Error::Untrusted { host: self.host(), reason: "it asks for authorization without end".into() })
+    }
+
+    async fn redirected(&self, call: &Call, authorization: Option<&HeaderValue>) -> Result<Response> {
+        let mut url = call.url.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let mut request = self
+                .client
+                .inner
+                .http
+                .request(call.method.clone(), url.clone())
+                .headers(call.headers.clone());
+            // To another place the registry's credentials do not go.
+            let home = url.origin() == self.base.origin();
+            if let Some(value) = authorization.filter(|_| home) {
+                request = request.header(AUTHORIZATION, value.clone());
+            }
+            if let Some(body) = &call.body {
+                request = request.body(body.clone());
+            }
+            let response = request.send().await.map_err(|e| network(call.operation, &url, e))?;
+            let status = response.status();
+            let moved = status.is_redirection() && status != StatusCode::NOT_MODIFIED;
+            if !moved || call.method != Method::GET && call.method != Method::HEAD {
+                return Ok(response);
+            }
+            let location = response.headers().get(LOCATION).and_then(|l| l.to_str().ok()).unwrap_or_default();
+            url = self.follow(&url, location)?;
+        }
+        let reason = format!("it redirects more than {MAX_REDIRECTS} times");
+        Err(Error::Untrusted { host: self.host(), reason })
+    }
+
+    fn scope(&self) -> String {
+        format!("repository:{}:{}", self.name, self.access)
+    }
+
+    pub(crate) fn cached(&self) -> Option<HeaderValue> {
+        let tokens = self.client.inner.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        let (value, until) = tokens.get(&(self.registry.clone(), self.scope()))?;
+        (Instant::now() < *until).then(|| sensitive(value)).flatten()
+    }
+
+    fn remember(&self, value: &str, life: Duration) {
+        let mut tokens = self.client.inner.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        tokens.retain(|_, (_, until)| *until > now);
+        // A little sooner: the registry's clock may be before ours.
+        tokens.insert((self.registry.clone(), self.scope()), (value.to_owned(), now + life.mul_f64(0.9)));
+    }
+
+    /// What answers the challenge; `None` when we have nothing that could.
+    async fn authorize(&self, response: &Response) -> Result<Option<HeaderValue>> {
+        let challenges = response.headers().get_all(WWW_AUTHENTICATE).iter();
+        let known: Vec<Challenge> = challenges.filter_map(|v| parse_challenge(v.to_str().ok()?)).collect();
+        let credentials = self.client.inner.credentials.credentials(&self.registry)?;
+        let bearer = known.iter().find_map(|c| match c {
+            Challenge::Bearer { realm, service, .. } => Some((realm, service)),
+            Challenge::Basic => None,
+        });
+        if let Some((realm, service)) = bearer {
+            let (token, life) = self.token(realm, service.as_deref(), credentials.as_ref()).await?;
+            let value = format!("Bearer {token}");
+            self.remember(&value, life);
+            return Ok(sensitive(&value));
+        }
+        match (known.contains(&Challenge::Basic), credentials) {
+            (true, Some(Credentials::Basic { username, password })) => {
+                let value = basic(&username, &password);
+                self.remember(&value, Duration::from_secs(3600));
+                Ok(sensitive(&value))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Asks the token service. Credentials go to the registry's own domain only, and never without TLS
+    /// unless the registry itself is without.
+    async fn token(
+        &self,
+        realm: &str,
+        service: Option<&str>,
+        credentials: Option<&Credentials>,
+    ) -> Result<(String, Duration)> {
+        #[derive(Deserialize)]
+        struct Answer {
+            token: Option<String>,
+            access_token: Option<String>,
+            expires_in: Option<u64>,
+        }
+        let refuse = |reason: String| Error::Untrusted { host: self.host(), reason };
+        let mut url = self.follow(&self.base, realm)?;
+        if credentials.is_some()
+            && !same_owner(self.base.host_str().unwrap_or_default(), url.host_str().unwrap_or_default())
+        {
+            return Err(refuse(format!("it wants its credentials shown to {}", host_of(&url))));
+        }
+        let scope = self.scope();
+        let http = &self.client.inner.http;
+        let request = match credentials {
+            Some(Credentials::IdentityToken(token)) => {
+                let mut form = vec![
+                    ("grant_type", "refresh_token"),
+                    ("client_id", "boxship"),
+                    ("scope", &scope),
+                    ("refresh_token", token),
+                ];
+                form.extend(service.map(|s| ("service", s)));
+                // The encoding of a form is that of a query.
+                let mut encoder = url.clone();
+                encoder.query_pairs_mut().clear().extend_pairs(form);
+                let body = encoder.query().unwrap_or_default().to_owned();
+                http.post(url.clone()).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(body)
+            }
+            other => {
+                url.query_pairs_mut()
+                    .extend_pairs(service.map(|s| ("service", s)))
+                    .append_pair("scope", &scope);
+                let request = http.get(url.clone());
+                match other {
+                    Some(Credentials::Basic { username, password }) => {
+                        request.header(AUTHORIZATION, basic(username, password))
+                    }
+                    _ => request,
+                }
+            }
+        };
+        let operation = "get a token from";
+        let mut response = request.send().await.map_err(|e| network(operation, &url, e))?;
+        if !response.status().is_success() {
+            let (status, message) = (response.status().as_u16(), message(&mut response).await);
+            let host = host_of(&url);
+            return Err(match status {
+                401 | 403 => Error::Unauthorized {
+                    operation: self.operation(),
+                    host,
+                    what: self.name.clone(),
+                    message,
+                },
+                _ => Error::Status { operation: "the request for a token", host, status, message },
+            });
+        }
+        let bytes = bounded(&mut response, MAX_TOKEN, "a token", &url).await?;
+        let answer: Answer = serde_json::from_slice(&bytes).map_err(|_| Error::Content {
+            host: host_of(&url),
+            what: "a token".into(),
+            reason: "it is not the JSON of one".into(),
+        })?;
+        let token = answer.token.or(answer.access_token).filter(|t| !t.is_empty());
+        let token = token.ok_or_else(|| refuse("its token service gives no token".into()))?;
+        Ok((token, answer.expires_in.map_or(TOKEN_LIFE, |s| Duration::from_secs(s.clamp(1, 86_400)))))
+    }
+
+    fn operation(&self) -> &'static str {
+        if self.access.contains("push") { "push" } else { "pull" }
+    }
+
+    pub(crate) async fn refused(&self, call: &Call, mut response: Response) -> Error {
+        let status = response.status().as_u16();
+        let host = host_of(response.url());
+        let message = message(&mut response).await;
+        match status {
+            401 | 403 => {
+                Error::Unauthorized { operation: self.operation(), host, what: self.name.clone(), message }
+            }
+            404 => Error::NotFound { what: call.subject.clone(), host, message },
+            _ => Error::Status { operation: call.operation, host, status, message },
+        }
+    }
+
+    /// A small body, whole.
+    pub(crate) async fn small(
+        &self,
+        response: &mut Response,
+        max: u64,
+        what: &'static str,
+    ) -> Result<Vec<u8>> {
+        let url = response.url().clone();
+        bounded(response, max, what, &url).await
+    }
+
+    /// The body of a request that streams: sent once, with the token at hand.
+    pub(crate) fn streaming(&self, method: Method, url: Url) -> reqwest::RequestBuilder {
+        let home = url.origin() == self.base.origin();
+        let request = self.client.inner.http.request(method, url);
+        match self.cached().filter(|_| home) {
+            Some(value) => request.header(AUTHORIZATION, value),
+            None => request,
+        }
+    }
+}
+
+pub(crate) fn is_connect(e: &(dyn std::error::Error + 'static)) -> bool {
+    e.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_connect)
+}
+
+pub(crate) fn lost(operation: &'static str, url: &Url, e: reqwest::Error) -> Error {
+    network(operation, url, e)
+}
+
+fn basic(username: &str, password: &str) -> String {
+    use base64::Engine as _;
+    let pair = format!("{username}:{password}");
+    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair))
+}
+
+/// A header that no log shows.
+fn sensitive(value: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(value).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// Loopback, link-local, private and the like: what a registry outside must not lead us to.
+fn is_internal(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let v4 = |ip: std::net::Ipv4Addr| {
+        ip.is_loopback()
+            || ip.is_private()
+            || ip.is_link_local()
+            || ip.is_unspecified()
+            || ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64
+    };
+    match host.parse::<std::net::IpAddr>() {
+        Ok(std::net::IpAddr::V4(ip)) => v4(ip),
+        Ok(std::net::IpAddr::V6(ip)) => {
+            ip.is_loopback()
+                || ip.is_unspecified()
+                || ip.is_unique_local()
+                || ip.is_unicast_link_local()
+                || ip.to_ipv4_mapped().is_some_and(v4)
+        }
+        Err(_) => host == "localhost" || host.ends_with(".localhost"),
+    }
+}
+
+async fn bounded(response: &mut Response, max: u64, what: &'static str, url: &Url) -> Result<Vec<u8>> {
+    let host = || host_of(url);
+    let announced = response.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|n| n > max) {
+        return Err(Error::Limit { host: host(), what, limit: max });
+    }
+    let mut bytes = Vec::new();
+    while let Some(part) = response.chunk().await.map_err(|e| network("read from", url, e))? {
+        if (bytes.len() + part.len()) as u64 > max {
+            return Err(Error::Limit { host: host(), what, limit: max });
+        }
+        bytes.extend_from_slice(&part);
+    }
+    Ok(bytes)
+}
+
+/// What an error body says, one line without control characters.
+async fn message(response: &mut Response) -> String {
+    #[derive(Deserialize)]
+    struct Body {
+        errors: Vec<Entry>,
+    }
+    #[derive(Deserialize)]
+    struct Entry {
+        #[serde(default)]
+        code: String,
+        #[serde(default)]
+        message: String,
+    }
+    let mut bytes = Vec::new();
+    while let Ok(Some(part)) = response.chunk().await {
+        bytes.extend_from_slice(&part);
+        if bytes.len() as u64 > MAX_ERROR {
+            break;
+        }
+    }
+    let text = match serde_json::from_slice::<Body>(&bytes) {
+        Ok(body) => {
+            body.errors.iter().map(|e| format!("{} {}", e.code, e.message)).collect::<Vec<_>>().join("; ")
+        }
+        Err(_) => String::new(),
+    };
+    text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
+}

@@ -1,0 +1,17 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
+
+mod auth;
+mod client;
+mod error;
+mod pull;
+mod push;
+mod reference;
+mod tls;
+
+pub use auth::{Anonymous, CredentialProvider, Credentials, Keyring};
+pub use client::{Client, ClientBuilder};
+pub use error::{Error, Result};
+pub use pull::{PullEvent, PullOptions, PullPolicy};
+pub use push::PushEvent;
+pub use reference::ImageRef;
