@@ -4,13 +4,14 @@
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use boxship_layers::oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest};
-use boxship_layers::{Addition, Digest, Document, Expected, Image, Platform, Publish, Store};
+use boxship_layers::{Addition, Digest, Document, Expected, Image, LayerLock, Platform, Publish, Store};
 use bytes::Bytes;
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::client::{Call, Client, Repository, host_of, lost, pause};
@@ -102,7 +103,8 @@ impl Client {
     /// then as before; whole layers that came stay, until the store's `gc`.
     ///
     /// # Cancel safety
-    /// Dropping the future ends the pull; layers that were whole stay, so the next one goes on there.
+    /// Dropping the future ends the pull, its threads a moment later; layers that were whole stay, so the
+    /// next one goes on there.
     pub async fn pull(
         &self,
         store: &Store,
@@ -349,26 +351,36 @@ async fn fetch(
     let bytes = missing.iter().map(|p| p.size).fold(0, u64::saturating_add);
     observe(PullEvent::Resolved { digest, layers: parts.len(), missing: missing.len(), bytes });
     let seats = Arc::new(Semaphore::new(AT_ONCE));
+    let (stop, stopped) = watch::channel(());
+    let mut stop = Some(stop);
     let mut all: JoinSet<Result<()>> = JoinSet::new();
     for part in missing {
-        let (repository, add, observe, seats) =
-            (repository.clone(), Arc::clone(add), Arc::clone(&observe), Arc::clone(&seats));
+        let (repository, add, observe, seats, stopped) =
+            (repository.clone(), Arc::clone(add), Arc::clone(&observe), Arc::clone(&seats), stopped.clone());
         all.spawn(async move {
-            let _seat = seats.acquire_owned().await;
-            layer(&repository, &add, part, &observe).await?;
-            observe(PullEvent::Layer(part.digest));
+            let Ok(_seat) = seats.acquire_owned().await else { return Ok(()) };
+            if layer(&repository, &add, part, &observe, stopped).await? {
+                observe(PullEvent::Layer(part.digest));
+            }
             Ok(())
         });
     }
-    // The first error ends the others: they are dropped with the set.
+    // The first error stops the others; when we return, nothing goes on.
+    let mut first = Ok(());
     while let Some(done) = all.join_next().await {
-        match done {
-            Ok(result) => result?,
+        let result = match done {
+            Ok(result) => result,
             Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
-            Err(e) => return Err(Error::Io { operation: "run a pull", source: std::io::Error::other(e) }),
+            Err(e) => Err(Error::Io { operation: "run a pull", source: std::io::Error::other(e) }),
+        };
+        if result.is_err() && first.is_ok() {
+            first = result;
+            stop = None;
+            seats.close();
         }
     }
-    Ok(())
+    drop(stop);
+    first
 }
 
 /// What the unpacking thread reads: pieces, and then a word that this was all. A channel that just ends is
@@ -403,16 +415,34 @@ impl Read for WireReader {
     }
 }
 
-/// Fetches and unpacks one layer, at the same time.
-async fn layer(repository: &Repository, add: &Arc<Addition>, part: Part, observe: &Observer) -> Result<()> {
-    // One fetches, the others wait and find it.
-    let lock = blocking({
-        let add = Arc::clone(add);
-        move || Ok(add.store().lock_layer(&part.digest)?)
-    })
-    .await?;
+/// Ends when another layer has failed: then the sender is gone.
+type Stopped = watch::Receiver<()>;
+
+/// One fetches, the others wait and find it. Asking again, and not waiting in the kernel, can be given up.
+async fn lock(add: &Addition, part: Part, stopped: &mut Stopped) -> Result<Option<LayerLock>> {
+    let mut wait = Duration::from_millis(5);
+    loop {
+        if let Some(lock) = add.store().try_lock_layer(&part.digest)? {
+            return Ok(Some(lock));
+        }
+        tokio::select! {
+            _ = stopped.changed() => return Ok(None),
+            () = tokio::time::sleep(wait) => wait = (wait * 2).min(Duration::from_millis(100)),
+        }
+    }
+}
+
+/// Fetches and unpacks one layer, at the same time. False when it was stopped.
+async fn layer(
+    repository: &Repository,
+    add: &Arc<Addition>,
+    part: Part,
+    observe: &Observer,
+    mut stopped: Stopped,
+) -> Result<bool> {
+    let Some(lock) = lock(add, part, &mut stopped).await? else { return Ok(false) };
     if add.has_layer(&part.digest, &part.diff_id) {
-        return Ok(());
+        return Ok(true);
     }
     let (sender, input) = mpsc::channel(32);
     let unpack = tokio::task::spawn_blocking({
@@ -424,7 +454,11 @@ async fn layer(repository: &Repository, add: &Arc<Addition>, part: Part, observe
             add.layer(reader, expected, &mut |_| true)
         }
     });
-    let downloaded = download(repository, part, sender, observe).await;
+    // What is dropped here is also the sender: then the unpacking ends.
+    let downloaded = tokio::select! {
+        result = download(repository, part, sender, observe) => Some(result),
+        _ = stopped.changed() => None,
+    };
     let unpacked = match unpack.await {
         Ok(result) => result,
         Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
@@ -432,10 +466,11 @@ async fn layer(repository: &Repository, add: &Arc<Addition>, part: Part, observe
     };
     drop(lock);
     match (downloaded, unpacked) {
-        (Ok(()), Ok(_)) => Ok(()),
+        (None, _) => Ok(false),
+        (Some(Ok(())), Ok(_)) => Ok(true),
         // Nobody listened any more: the unpacking knows why.
-        (Ok(()), Err(e)) => Err(of_layer(repository, part, e)),
-        (Err(e), _) => Err(e),
+        (Some(Ok(())), Err(e)) => Err(of_layer(repository, part, e)),
+        (Some(Err(e)), _) => Err(e),
     }
 }
 

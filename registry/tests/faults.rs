@@ -168,7 +168,7 @@ async fn faults_at_every_place() {
                 b.push(b' ');
                 Some(Reply::Full(200, h, b))
             },
-            [End::Right, End::Content, End::Content],
+            [End::Content; 3],
         ),
         (
             "a byte less",
@@ -276,7 +276,7 @@ async fn a_cut_layer_goes_on_where_it_was() {
     let layer = sample.layers[1].clone();
     // Every answer ends after 100 000 bytes more.
     let (server, _) = attacked("cuts", &sample.clone(), End::Right, {
-        let (sample, layer) = (sample.clone(), layer.clone());
+        let sample = sample.clone();
         move |r| match (is("layer", &sample, r), sample.honest(r)) {
             (true, Reply::Full(206, headers, body)) => {
                 let n = body.len();

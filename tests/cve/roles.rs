@@ -50,6 +50,11 @@ impl Stage {
         self.finish(&mut c, args)
     }
 
+    /// Plays `role` as who runs the tests.
+    pub fn alone(&self, role: &str) -> String {
+        self.finish(Command::new(self.dir.join("program")).arg(format!("--as={role}")), &[])
+    }
+
     /// Plays `role` with descriptors 7 and 9 inherited: a directory, and a file that can be written.
     pub fn with_descriptors(&self, role: &str, directory: &Path, file: &Path) -> String {
         let mut c = Command::new("/bin/sh");
@@ -92,6 +97,7 @@ pub fn play(role: &str, args: &[String]) {
             "groups" => identity::groups(&e).await,
             "list-descriptors" => crate::descriptors::list(&e).await,
             "cgroup-files" => profile::cgroup_files(&e).await,
+            "abandoned" => crate::exec::abandon(&e).await,
             _ => panic!("no role {role}"),
         }
     });

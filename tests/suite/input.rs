@@ -1,5 +1,6 @@
 //! Bad input: a typed error with a message that says what to do, before anything is touched.
 
+use boxship::registry::PullPolicy;
 use boxship::{ByteSize, ContainerBuilder, ErrorKind, Mount};
 use libtest_mimic::Trial;
 
@@ -51,7 +52,7 @@ async fn table() {
         (|b| b.hostname("bad name"), ErrorKind::InvalidInput, "hostname"),
         (|b| b.name("-bad"), ErrorKind::InvalidInput, "container name"),
         (|b| b.name("a/b"), ErrorKind::InvalidInput, "container name"),
-        (|b| b.image("no-such-image:1"), ErrorKind::NotFound, "Image::import"),
+        (|b| b.image("no-such-image:1").pull(PullPolicy::Never), ErrorKind::NotFound, "no-such-image:1"),
         (|b| b.image("Bad Name"), ErrorKind::InvalidInput, "image name"),
         (|b| b.rootfs("/tmp"), ErrorKind::InvalidInput, "rootfs"),
         (|b| b.device("/etc/passwd"), ErrorKind::InvalidInput, "device"),

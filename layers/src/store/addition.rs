@@ -78,12 +78,12 @@ impl Store {
 }
 
 impl Store {
-    /// Waits until nobody else, thread or process, brings this layer; blocks. Who gets the lock looks first
-    /// whether it is there by now. Dropping the result ends the lock.
+    /// The right to bring this layer, unless somebody else, thread or process, has it now. Who gets it looks
+    /// first whether the layer is there by now. Dropping the lock ends it.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn lock_layer(&self, digest: &Digest) -> Result<LayerLock> {
+    pub fn try_lock_layer(&self, digest: &Digest) -> Result<Option<LayerLock>> {
         let dir = self.dir("ingest")?;
         let name = format!("{}.lock", digest.hex());
         let fail = |e: rustix::io::Errno| Error::io("lock", self.path().join("ingest").join(&name))(e);
@@ -91,13 +91,15 @@ impl Store {
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let fd =
                 rustix::fs::openat(&dir, name.as_str(), flags, Mode::from_raw_mode(0o600)).map_err(fail)?;
-            rustix::io::retry_on_intr(|| rustix::fs::flock(&fd, FlockOperation::LockExclusive))
-                .map_err(fail)?;
-            // The one before us has removed the file that we waited for: then another one counts.
+            match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+                result => result.map_err(fail)?,
+            }
+            // The one before us has removed the file that we opened: then another one counts.
             let ours = rustix::fs::fstat(&fd).map_err(fail)?;
             match rustix::fs::statat(&dir, name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(now) if (now.st_dev, now.st_ino) == (ours.st_dev, ours.st_ino) => {
-                    return Ok(LayerLock { dir, name, _fd: fd });
+                    return Ok(Some(LayerLock { dir, name, _fd: fd }));
                 }
                 Ok(_) | Err(rustix::io::Errno::NOENT) => {}
                 Err(e) => return Err(fail(e)),
@@ -106,7 +108,7 @@ impl Store {
     }
 }
 
-/// The right to bring a layer, see [`Store::lock_layer`].
+/// The right to bring a layer, see [`Store::try_lock_layer`].
 #[derive(Debug)]
 #[must_use = "the lock ends when it is dropped"]
 pub struct LayerLock {
@@ -116,7 +118,7 @@ pub struct LayerLock {
 }
 
 impl Drop for LayerLock {
-    /// Removes the file while it is still locked: who waits notices.
+    /// Removes the file while it is still locked: who opened it before notices.
     fn drop(&mut self) {
         let _ = rustix::fs::unlinkat(&self.dir, self.name.as_str(), AtFlags::empty());
     }

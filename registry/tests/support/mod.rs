@@ -55,6 +55,7 @@ pub fn with(reply: Reply, name: &str, value: &str) -> Reply {
     let more = (name.to_owned(), value.to_owned());
     match reply {
         Reply::Full(code, mut headers, body) => {
+            headers.retain(|(n, _)| *n != more.0);
             headers.push(more);
             Reply::Full(code, headers, body)
         }
@@ -255,7 +256,11 @@ impl Sample {
     pub fn honest(&self, r: &Request) -> Reply {
         let path = r.target.split('?').next().unwrap_or_default();
         if path.contains("/manifests/") {
-            return ok(MANIFEST, &self.manifest);
+            let mut reply = ok(MANIFEST, &self.manifest);
+            if let Reply::Full(_, headers, _) = &mut reply {
+                headers.push(("Docker-Content-Digest".into(), digest(&self.manifest)));
+            }
+            return reply;
         }
         let blobs = [&self.config, &self.layers[0], &self.layers[1]];
         match blobs.iter().find(|b| path.ends_with(&digest(b))) {
