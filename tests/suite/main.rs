@@ -27,7 +27,9 @@ mod interop;
 mod lifecycle;
 mod need;
 mod real;
+mod registry;
 mod software;
+mod token;
 mod trace;
 
 use std::path::PathBuf;
@@ -155,6 +157,7 @@ fn main() {
         images::tests,
         interop::tests,
         real::tests,
+        registry::tests,
         software::tests,
         trace::tests,
     ] {

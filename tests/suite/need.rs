@@ -28,6 +28,8 @@ pub enum Need {
     Docker,
     /// Podman, skopeo and umoci, as root.
     ImageTools,
+    /// Debian's docker-registry, skopeo and openssl.
+    Registry,
     /// A machine whose system calls the probe knows.
     X86_64,
     /// Debian with servers and languages at `target/software.tar` (`.ci/software` makes it).
@@ -46,6 +48,7 @@ impl Need {
             Need::Debian => "debian",
             Need::Docker => "docker",
             Need::ImageTools => "image-tools",
+            Need::Registry => "registry",
             Need::X86_64 => "x86_64",
             Need::Software => "software",
         }
@@ -68,6 +71,10 @@ impl Need {
             Need::Debian => debian().exists(),
             Need::Docker => root && ["dockerd", "docker"].iter().all(|p| runs(p, "--version")),
             Need::ImageTools => root && ["podman", "skopeo", "umoci"].iter().all(|p| runs(p, "--version")),
+            Need::Registry => {
+                ["docker-registry", "skopeo"].iter().all(|p| runs(p, "--version"))
+                    && runs("openssl", "version")
+            }
             Need::X86_64 => cfg!(target_arch = "x86_64"),
             Need::Software => software().exists(),
         }
