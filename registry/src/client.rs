@@ -413,7 +413,7 @@ impl Repository {
                     what: self.name.clone(),
                     message,
                 },
-                _ => Error::Status { operation: "the request for a token", host, status, message },
+                _ => Error::Status { operation: "ask for a token at", host, status, message },
             });
         }
         let bytes = bounded(&mut response, MAX_TOKEN, "a token", &url).await?;

@@ -26,7 +26,7 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The host answers that it will not.
-    #[error("{host} answers {status} to {operation}{}", detail(.message))]
+    #[error("cannot {operation} {host}: it answers {status}{}", detail(.message))]
     Status {
         /// What was asked.
         operation: &'static str,

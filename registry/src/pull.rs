@@ -161,7 +161,7 @@ impl Client {
         let mut all = Vec::new();
         // A registry that always knows a next page must not keep us forever.
         for _ in 0..1000 {
-            let call = Call::get(url.clone(), "the request for tags", reference.repository());
+            let call = Call::get(url.clone(), "ask for tags at", reference.repository());
             let mut response = repository.call(&call).await?;
             let next = response.headers().get("link").and_then(|l| l.to_str().ok()).and_then(next_page);
             let bytes = repository.small(&mut response, MAX_DOCUMENT, "a list of tags").await?;
@@ -247,7 +247,7 @@ fn digest_of(repository: &Repository, d: &Descriptor) -> Result<Digest> {
 async fn manifest(repository: &Repository, selector: &str, size: Option<u64>) -> Result<Vec<u8>> {
     let url = repository.url(&format!("manifests/{selector}"))?;
     let what = format!("{}/{}:{selector}", repository.registry, repository.name);
-    let call = Call::get(url, "the request for a manifest", &what).accept(&MANIFESTS)?;
+    let call = Call::get(url, "ask for a manifest at", &what).accept(&MANIFESTS)?;
     let mut response = repository.call(&call).await?;
     let text = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
     let (kind, claimed) = (text(CONTENT_TYPE.as_str()), text("docker-content-digest"));
@@ -289,7 +289,7 @@ async fn small_blob(repository: &Repository, d: &Descriptor) -> Result<Vec<u8>> 
         return Err(Error::Limit { host: repository.host(), what: "a config", limit: MAX_DOCUMENT });
     }
     let url = repository.url(&format!("blobs/{digest}"))?;
-    let call = Call::get(url, "the request for a config", digest.to_string());
+    let call = Call::get(url, "ask for a config at", digest.to_string());
     let mut response = repository.call(&call).await?;
     let bytes = repository.small(&mut response, MAX_DOCUMENT, "a config").await?;
     match Digest::of(&bytes) {
@@ -525,7 +525,7 @@ async fn body(
     observe: &Observer,
 ) -> Result<bool> {
     let from = at.load(Ordering::Relaxed);
-    let mut call = Call::get(url.clone(), "the request for a layer", what);
+    let mut call = Call::get(url.clone(), "ask for a layer at", what);
     if from > 0 {
         call = call.header(RANGE, &format!("bytes={from}-"))?;
     }

@@ -94,8 +94,9 @@ impl Client {
             .map_or_else(|| "application/vnd.oci.image.manifest.v1+json".to_owned(), ToString::to_string);
         let selector = reference.tag().map_or_else(|| digest.to_string(), str::to_owned);
         let url = repository.url(&format!("manifests/{selector}"))?;
-        let call =
-            Call::get(url, "the manifest", reference.to_string()).method(Method::PUT).body(&kind, bytes)?;
+        let call = Call::get(url, "send a manifest to", reference.to_string())
+            .method(Method::PUT)
+            .body(&kind, bytes)?;
         let response = repository.call(&call).await?;
         let claimed = response.headers().get("docker-content-digest").and_then(|v| v.to_str().ok());
         if let Some(claimed) = claimed.filter(|c| c.starts_with("sha256:") && **c != digest.to_string()) {
@@ -113,8 +114,7 @@ async fn push_blob(
     d: &Descriptor,
     observe: &(impl Fn(PushEvent) + Send + Sync),
 ) -> Result<()> {
-    let head =
-        Call::get(repository.url(&format!("blobs/{blob}"))?, "the request for a blob", blob.to_string());
+    let head = Call::get(repository.url(&format!("blobs/{blob}"))?, "ask for a blob at", blob.to_string());
     match repository.call(&head.method(Method::HEAD)).await {
         Ok(_) => {
             observe(PushEvent::Blob { digest: blob, existed: true });
@@ -156,7 +156,7 @@ async fn upload(
     observe: &(impl Fn(PushEvent) + Send + Sync),
 ) -> Result<()> {
     let start = repository.url("blobs/uploads/")?;
-    let call = Call::get(start.clone(), "the start of an upload", blob.to_string()).method(Method::POST);
+    let call = Call::get(start.clone(), "begin an upload to", blob.to_string()).method(Method::POST);
     // An empty body says its length, which some registries insist on.
     let mut call = call.header(CONTENT_LENGTH, "0")?;
     call.body = Some(Vec::new());
