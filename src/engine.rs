@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use boxship_layers::{Check, Collected, Defect};
+use boxship_layers::{Check, Collected, Defect, DiskUsage};
 use boxship_runtime::Runtime;
 
 use crate::blocking;
@@ -118,6 +118,18 @@ impl Engine {
     pub async fn gc(&self, dry_run: bool) -> Result<Collected> {
         let runtime = self.runtime.clone();
         blocking::run(move || Ok(runtime.store().gc(dry_run)?)).await
+    }
+
+    /// What takes space: images with what they share, layers, and the writable layers of containers.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind), [`InvalidData`](crate::ErrorKind) for a damaged image.
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn disk_usage(&self) -> Result<DiskUsage> {
+        let runtime = self.runtime.clone();
+        blocking::run(move || Ok(runtime.store().disk_usage()?)).await
     }
 
     /// Compares images and layers with what they should be; with `repair`, unpacked layers that are not are

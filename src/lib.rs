@@ -8,7 +8,7 @@ mod error;
 pub mod image;
 mod units;
 
-pub use boxship_layers::{Check, Collected, Defect};
+pub use boxship_layers::{Check, Collected, Defect, DiskUsage, ImageUsage, LayerUsage, SnapshotUsage};
 pub use boxship_namespaces::{Capability, ExitStatus, Profile, seccomp};
 pub use container::{Container, ContainerBuilder, Mount, Output, Stdin};
 pub use engine::Engine;

@@ -27,6 +27,7 @@ pub use interchange::{LoadOptions, Platform};
 pub use oci_spec;
 pub use snapshot::Snapshot;
 pub use store::{
-    AddedLayer, Addition, Check, Collected, Defect, Durability, Expected, LayerLock, Progress, Publish, Store,
+    AddedLayer, Addition, Check, Collected, Defect, DiskUsage, Durability, Expected, ImageUsage, LayerLock,
+    LayerUsage, Progress, Publish, SnapshotUsage, Store,
 };
 pub use tree::TreeRoot;

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// Deeper trees than the extractor makes are an error and no endless recursion.
-const MAX_DEPTH: usize = 1024;
+pub(crate) const MAX_DEPTH: usize = 1024;
 
 /// A name in a directory of layers, from the topmost layer that has it.
 pub(crate) struct Found {

@@ -2,6 +2,7 @@
 
 mod addition;
 mod collect;
+mod disk_usage;
 pub(crate) mod ingest;
 
 use std::ffi::OsStr;
@@ -19,6 +20,7 @@ use crate::fsx;
 
 pub use addition::{AddedLayer, Addition, Expected, LayerLock, Publish};
 pub use collect::{Check, Collected, Defect};
+pub use disk_usage::{DiskUsage, ImageUsage, LayerUsage, SnapshotUsage};
 
 /// The version of the on-disk format; features are named beside it.
 const VERSION: u32 = 1;

@@ -22,6 +22,7 @@ pub fn tests() -> Vec<Trial> {
         test("load_refuses_what_is_broken_or_ambiguous", any, broken),
         test("a_dropped_transfer_leaves_nothing", any, cancelled),
         test("gc_removes_what_nobody_needs", any, collection),
+        test("disk_usage_tells_what_is_shared", any, usage),
         test("fsck_finds_and_repairs", any, repair),
     ]
 }
@@ -383,6 +384,39 @@ async fn cancelled() {
     for image in two.image().list().await.expect("listed") {
         assert!(sh(&two, "true").image(&image.name).output().await.expect("it runs").status.success());
     }
+}
+
+async fn usage() {
+    let root = Root::new("usage");
+    let e = own_engine(&root.0).await;
+    layered(&e).await;
+    e.image().get("layered:2").await.expect("there").tag("second:name").await.expect("tagged");
+    let c = sh(&e, "head -c 300000 /dev/zero > /grown").image("layered:0").create().await.expect("made");
+    c.start().await.expect("starts");
+    c.wait().await.expect("ends");
+    let usage = e.disk_usage().await.expect("measured");
+    let names: Vec<&str> = usage.images.iter().filter_map(|i| i.name.as_deref()).collect();
+    assert_eq!(names, ["layered:0", "layered:1", "layered:2", "second:name", "tools:1"]);
+    let layer = |n: usize| {
+        let digest = usage.images[2].layers[n];
+        usage.layers.iter().find(|l| l.diff_id == digest).expect("listed")
+    };
+    assert_eq!([0, 1, 2, 3].map(|n| layer(n).images), [4, 3, 2, 1], "two names of one image count once");
+    assert_eq!([0, 1, 2, 3].map(|n| layer(n).containers), [1, 1, 0, 0]);
+    let own = |n: usize| layer(n).archive + layer(n).unpacked;
+    for name in [2, 3] {
+        assert_eq!(usage.images[name].unique, own(3));
+        assert_eq!(usage.images[name].shared, own(0) + own(1) + own(2));
+    }
+    // What du says of the lowest.
+    let path = root.0.join("layers").join(layer(0).diff_id.hex());
+    let du = std::process::Command::new("du").args(["-sB512"]).arg(&path).output().expect("coreutils");
+    let blocks = String::from_utf8_lossy(&du.stdout).split_whitespace().next().map(str::to_owned);
+    let blocks: u64 = blocks.and_then(|b| b.parse().ok()).expect("a number");
+    let top = std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(&path).expect("there"));
+    assert_eq!(layer(0).unpacked, (blocks - top) * 512);
+    assert!((300_000..400_000).contains(&usage.snapshots[0].bytes), "{:?}", usage.snapshots);
+    c.remove().await.expect("removed");
 }
 
 async fn collection() {

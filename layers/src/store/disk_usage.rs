@@ -1,0 +1,176 @@
+//! What takes the space of a store, and whose it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::fs::{AtFlags, FileType};
+use rustix::io::Errno;
+
+use super::Store;
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::image::parse_manifest;
+use crate::merged;
+
+/// The space that a store takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DiskUsage {
+    /// Images, by name; those without one last.
+    pub images: Vec<ImageUsage>,
+    /// Layers, by diffID.
+    pub layers: Vec<LayerUsage>,
+    /// Writable layers of containers.
+    pub snapshots: Vec<SnapshotUsage>,
+}
+
+/// The space of one image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ImageUsage {
+    /// Its name; `None` for one that is kept by digest only.
+    pub name: Option<String>,
+    /// The digest of its manifest.
+    pub digest: Digest,
+    /// Its layers, the lowest first.
+    pub layers: Vec<Digest>,
+    /// Bytes on disk of layers that other images have, too (under another digest: two names of one image
+    /// share nothing).
+    pub shared: u64,
+    /// Bytes on disk of layers that no other image has: what removing it frees.
+    pub unique: u64,
+}
+
+/// The space of one layer, which is stored once however many images have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LayerUsage {
+    /// The digest of its plain archive.
+    pub diff_id: Digest,
+    /// Bytes of the archive as it came, which is kept.
+    pub archive: u64,
+    /// Bytes on disk of its unpacked files, with what their file system rounds up.
+    pub unpacked: u64,
+    /// Unpacked files and directories.
+    pub entries: u64,
+    /// How many images have it.
+    pub images: usize,
+    /// How many containers stand on it.
+    pub containers: usize,
+}
+
+/// The space of a container's writable layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SnapshotUsage {
+    /// The container's id.
+    pub id: String,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Files and directories.
+    pub entries: u64,
+}
+
+impl Store {
+    /// What takes space here. It reads the inodes of all layers, so it takes a moment; nothing is locked,
+    /// what comes or goes meanwhile is counted or not.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and [`Error::Json`] for a damaged image.
+    pub fn disk_usage(&self) -> Result<DiskUsage> {
+        let mut layers: BTreeMap<Digest, LayerUsage> = BTreeMap::new();
+        let mut having: BTreeMap<Digest, BTreeSet<Digest>> = BTreeMap::new();
+        let mut usage = DiskUsage::default();
+        for (digest, name) in self.roots()? {
+            let manifest = parse_manifest(&self.read_document(&digest)?)?;
+            let image = self.image(&digest.to_string())?;
+            for (diff_id, archive) in image.layers().iter().zip(manifest.layers()) {
+                having.entry(*diff_id).or_default().insert(digest);
+                if !layers.contains_key(diff_id) {
+                    layers.insert(*diff_id, self.layer_usage(diff_id, archive.size())?);
+                }
+            }
+            let layers = image.layers().to_vec();
+            usage.images.push(ImageUsage { name, digest, layers, shared: 0, unique: 0 });
+        }
+        for (id, below) in self.snapshot_layers()? {
+            for layer in below {
+                if let Some(layer) = layers.get_mut(&layer) {
+                    layer.containers += 1;
+                }
+            }
+            let (bytes, entries) = self.measure(&format!("snapshots/{id}/upper"))?;
+            usage.snapshots.push(SnapshotUsage { id, bytes, entries });
+        }
+        for image in &mut usage.images {
+            // An image may have one layer twice: it is there once.
+            for layer in image.layers.iter().collect::<BTreeSet<_>>() {
+                let Some(found) = layers.get_mut(layer) else { continue };
+                let owners = having.get(layer).map_or(0, BTreeSet::len);
+                found.images = owners;
+                let bytes = found.unpacked + found.archive;
+                *(if owners > 1 { &mut image.shared } else { &mut image.unique }) += bytes;
+            }
+        }
+        usage.images.sort_by(|a, b| {
+            (a.name.is_none(), &a.name, a.digest).cmp(&(b.name.is_none(), &b.name, b.digest))
+        });
+        usage.layers = layers.into_values().collect();
+        Ok(usage)
+    }
+
+    fn layer_usage(&self, diff_id: &Digest, archive: u64) -> Result<LayerUsage> {
+        let (unpacked, entries) = self.measure(&format!("layers/{}", diff_id.hex()))?;
+        Ok(LayerUsage { diff_id: *diff_id, archive, unpacked, entries, images: 0, containers: 0 })
+    }
+
+    /// Bytes on disk and entries below; nothing for what is gone by now.
+    fn measure(&self, below: &str) -> Result<(u64, u64)> {
+        let path = self.path().join(below);
+        let root = match merged::open_root(&path) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                return Ok((0, 0));
+            }
+            other => other?,
+        };
+        let mut sum = Sum::default();
+        sum.add(&root, 0).map_err(|e| Error::io("measure", &path)(e))?;
+        Ok((sum.bytes, sum.entries))
+    }
+}
+
+#[derive(Default)]
+struct Sum {
+    bytes: u64,
+    entries: u64,
+    /// Files with several names that were counted: once is enough.
+    seen: BTreeSet<u64>,
+}
+
+impl Sum {
+    /// By descriptors, as a container may exchange its directories meanwhile. What lies deeper than any
+    /// image may be is not counted: a container can make trees that take all our descriptors.
+    fn add(&mut self, dir: &OwnedFd, depth: usize) -> Result<(), Errno> {
+        for name in merged::names(dir.as_fd())? {
+            let stat = match rustix::fs::statat(dir, OsStr::from_bytes(&name), AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => continue,
+                other => other?,
+            };
+            let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+            if !directory && stat.st_nlink > 1 && !self.seen.insert(stat.st_ino) {
+                continue;
+            }
+            self.entries += 1;
+            self.bytes += stat.st_blocks.unsigned_abs() * 512;
+            if directory && depth < merged::MAX_DEPTH {
+                match merged::open_below(dir, &name) {
+                    Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                    other => self.add(&other?, depth + 1)?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
