@@ -8,7 +8,7 @@ const WIDTH: f64 = 560.0;
 const LEFT: f64 = 190.0;
 
 /// A horizontal bar per subject, a block per case, each block on its own scale.
-pub fn bars(all: &Samples) -> String {
+pub fn bars(all: &Samples, title: &str) -> String {
     let mut body = String::new();
     let mut y = 44.0;
     let mut last = "";
@@ -23,7 +23,7 @@ pub fn bars(all: &Samples) -> String {
         let top = of_case.max().unwrap_or(1) as f64;
         let ms = median(samples) as f64 / 1e6;
         let w = (median(samples) as f64 / top * WIDTH).max(1.0);
-        let class = if *subject == "boxship" { "ours" } else { "theirs" };
+        let class = if subject.starts_with("boxship") { "ours" } else { "theirs" };
         let _ = write!(
             body,
             r#"<text x="{}" y="{}" class="name">{subject}</text><rect x="{LEFT}" y="{y}" width="{w:.1}" height="14" rx="2" class="{class}"/><text x="{:.1}" y="{}">{ms:.2} ms</text>"#,
@@ -35,7 +35,7 @@ pub fn bars(all: &Samples) -> String {
         y += 19.0;
     }
     let (width, height) = (LEFT + WIDTH + 110.0, y + 16.0);
-    page(width, height, "Start to removed: median, lower is better", &body)
+    page(width, height, title, &body)
 }
 
 pub fn page(width: f64, height: f64, title: &str, body: &str) -> String {

@@ -256,7 +256,8 @@ fn report(all: &Samples, peers: &Peers) {
     std::fs::create_dir_all(&out).expect("made");
     std::fs::write(out.join("start.json"), serde_json::to_string_pretty(&rows).expect("plain data"))
         .expect("written");
-    std::fs::write(out.join("start.svg"), chart::bars(all)).expect("written");
+    std::fs::write(out.join("start.svg"), chart::bars(all, "Start to removed: median, lower is better"))
+        .expect("written");
     println!("\nwritten: {0}/start.json, {0}/start.svg", out.display());
 }
 
