@@ -101,9 +101,11 @@ impl Parts {
                     loop {
                         match reader.read(&mut buffer)? {
                             0 => break,
-                            n => file.write_all(&buffer[..n]).map_err(Error::io("write", &path))?,
+                            n => {
+                                file.write_all(&buffer[..n]).map_err(Error::io("write", &path))?;
+                                bytes += n as u64;
+                            }
                         }
-                        bytes += buffer.len() as u64;
                     }
                     Part::File(n)
                 }
