@@ -330,12 +330,21 @@ fn diff_ids(config: &[u8]) -> Result<Vec<Digest>> {
 }
 
 /// The full name of an image: `BuildKit`'s and containerd's annotation has it, the standard one may have the
-/// tag only.
+/// tag only. A tool that knows the standard one alone, as umoci, gives an image another name and leaves the
+/// full one as it was: then the two do not belong together.
 fn tag_of(d: &Descriptor) -> Result<Option<String>> {
     let Some(all) = d.annotations() else { return Ok(None) };
-    let full = all.get("io.containerd.image.name");
     let standard = all.get("org.opencontainers.image.ref.name");
-    full.or(standard).map(|name| normalise(name)).transpose()
+    let full = all.get("io.containerd.image.name").map(|name| normalise(name)).transpose()?;
+    let belongs = |full: &String| {
+        standard.is_none_or(|tag| {
+            full.ends_with(&format!(":{tag}")) || normalise(tag).is_ok_and(|name| name == *full)
+        })
+    };
+    match full.filter(belongs) {
+        Some(full) => Ok(Some(full)),
+        None => standard.map(|name| normalise(name)).transpose(),
+    }
 }
 
 /// The manifest for this platform below a descriptor.
@@ -382,6 +391,32 @@ fn fit(d: &Descriptor, wanted: &Platform) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_that_belong_together() {
+        let name = |full: Option<&str>, standard: Option<&str>| {
+            let mut d =
+                crate::image::descriptor(oci_spec::image::MediaType::ImageManifest, 1, &Digest::of(b"x"))
+                    .ok()?;
+            let keys = [("io.containerd.image.name", full), ("org.opencontainers.image.ref.name", standard)];
+            d.set_annotations(Some(
+                keys.into_iter().filter_map(|(k, v)| Some((k.to_owned(), v?.to_owned()))).collect(),
+            ));
+            tag_of(&d).ok()?
+        };
+        for (full, standard, wanted) in [
+            (Some("docker.io/library/tools:1"), Some("1"), Some("tools:1")),
+            (Some("r.example:5000/tools:1"), Some("r.example:5000/tools:1"), Some("r.example:5000/tools:1")),
+            (Some("docker.io/library/tools"), Some("latest"), Some("tools:latest")),
+            (Some("tools:1"), None, Some("tools:1")),
+            (None, Some("tools:1"), Some("tools:1")),
+            (Some("tools:1"), Some("new"), Some("new:latest")),
+            (Some("tools:1"), Some("other:1"), Some("other:1")),
+            (None, None, None),
+        ] {
+            assert_eq!(name(full, standard).as_deref(), wanted, "{full:?} {standard:?}");
+        }
+    }
 
     #[test]
     fn names_are_keys() {
