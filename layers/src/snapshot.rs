@@ -68,8 +68,12 @@ impl Store {
     pub fn snapshot(&self, id: &str, layers: &[Digest]) -> Snapshot {
         let base = self.path().join("snapshots").join(id);
         let own = std::iter::once(self.path().join("top"));
+        // overlayfs refuses a directory that it has twice. What a layer has is decided where it is highest:
+        // what it says further down is hidden by the same above.
+        let highest = |(i, l): &(usize, &Digest)| !layers[i + 1..].contains(l);
+        let kept = layers.iter().enumerate().rev().filter(highest);
         Snapshot {
-            layers: own.chain(layers.iter().rev().map(|l| self.layer_path(l))).collect(),
+            layers: own.chain(kept.map(|(_, l)| self.layer_path(l))).collect(),
             upper: base.join("upper"),
             work: base.join("work"),
         }
@@ -126,5 +130,21 @@ impl Store {
             all.push((id, text.lines().map(str::parse).collect::<Result<_>>()?));
         }
         Ok(all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_that_comes_twice_is_where_it_is_highest() {
+        let dir = std::env::temp_dir().join(format!("boxship-snapshot-{}", std::process::id()));
+        let store = Store::open(&dir).unwrap();
+        let [a, b, c] = [b"a", b"b", b"c"].map(|x| Digest::of(x));
+        let found = store.snapshot("x", &[a, b, a, c, b]).layers;
+        let _ = std::fs::remove_dir_all(&dir);
+        let own = store.path().join("top");
+        assert_eq!(found, [own, store.layer_path(&b), store.layer_path(&c), store.layer_path(&a)]);
     }
 }
