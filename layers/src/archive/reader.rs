@@ -213,10 +213,7 @@ impl<R: Read> Reader<R> {
             size,
             mtime: match pax(b"mtime").or_else(|| self.global.get(&b"mtime"[..])) {
                 Some(v) => time(v).ok_or_else(|| bad(&shown, "malformed PAX mtime"))?,
-                None => (
-                    number(&header[136..148]).ok_or_else(|| bad(&shown, "malformed mtime"))?.cast_signed(),
-                    0,
-                ),
+                None => (seconds(&header[136..148]).ok_or_else(|| bad(&shown, "malformed mtime"))?, 0),
             },
             xattrs: ext
                 .pax
@@ -347,6 +344,16 @@ fn number(f: &[u8]) -> Option<u64> {
         return None;
     }
     digits.iter().try_fold(0u64, |n, d| n.checked_mul(8)?.checked_add(u64::from(d - b'0')))
+}
+
+/// A time of a header. Before 1970 it is a negative number in GNU's base 256.
+fn seconds(f: &[u8]) -> Option<i64> {
+    if f[0] != 0xff {
+        return number(f).map(u64::cast_signed);
+    }
+    let (high, low) = f.split_at(f.len().checked_sub(8)?);
+    let n = i64::from_be_bytes(low.try_into().ok()?);
+    (n < 0 && high.iter().all(|b| *b == 0xff)).then_some(n)
 }
 
 fn plain_number(v: &[u8]) -> Option<u64> {

@@ -105,6 +105,16 @@ fn long_names_sizes_and_times() {
 }
 
 #[test]
+fn times_before_1970_as_gnu_tar_has_them() {
+    let gnu = |time: [u8; 12]| header("a", b'0', 0, |b| b[136..148].copy_from_slice(&time));
+    let old = gnu([255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 254]);
+    assert_eq!(Reader::new(&old[..], Bounds::default()).next().unwrap().unwrap().mtime, (-2, 0));
+    assert_eq!(refused(&gnu([255; 12].map(|b| b & 0xbf))), "malformed mtime");
+    assert_eq!(refused(&gnu([255, 255, 255, 255, 0, 0, 0, 0, 0, 0, 0, 1])), "malformed mtime");
+    assert_eq!(refused(&gnu([255, 0, 255, 255, 255, 0, 0, 0, 0, 0, 0, 1])), "malformed mtime");
+}
+
+#[test]
 fn a_time_before_all_times_is_refused() {
     let at = |time: &str| [pax(&[record("mtime", time)]), header("a", b'0', 0, |_| {})].concat();
     assert_eq!(refused(&at("-9223372036854775808.5")), "malformed PAX mtime");
