@@ -31,7 +31,7 @@ pub fn tests() -> Vec<Trial> {
 pub async fn layered(e: &Engine) -> Image {
     let steps = [
         "mkdir -p /d/sub /gone /opq/old; echo one > /d/one; echo x > /gone/x; echo y > /opq/old/y; \
-         touch -d 2001-02-03T04:05:06.789 /d/one; ln -s one /d/link; ln /d/one /d/hard; mkfifo /d/fifo; \
+         touch -d 2001-02-03T04:05:06.789 /d/one; ln -s one /d/link; ln /d/one /d/hard; mkfifo /d/fifo; chmod 622 /d/fifo; \
          chmod 4755 /d/sub; echo ro > /d/ro; chmod 444 /d/ro; echo weird > '/d/\u{fc}n\u{ef} c\u{f6}d\u{e9} $(x)'",
         "rm -r /gone /opq; mkdir /opq; echo new > /opq/new; echo two > /d/two; rm /d/ro",
         "echo changed > /d/one; mv /d/two /d/three; rm -r /d/sub; echo file > /d/sub",
@@ -85,6 +85,7 @@ async fn commit() {
     let show = text(sh(&e, SHOW).image(&layered).output().await.expect("it runs"));
     assert!(show.contains("changed\nchanged\none\ntwo\nfile\nnew\n"), "{show}");
     assert!(show.contains("2001-02-03 04:05:06.789"), "times to the nanosecond: {show}");
+    assert!(show.contains("prw--w--w-"), "whatever the umask: {show}");
     assert!(!show.contains("/ro") && show.contains("/gone"), "{show}");
 }
 
