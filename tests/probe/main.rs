@@ -17,6 +17,8 @@
     reason = "a test binary"
 )]
 
+#[path = "../suite/daemon.rs"]
+mod daemon;
 mod docker;
 #[path = "../suite/need.rs"]
 mod need;
