@@ -19,6 +19,7 @@
 
 mod basics;
 mod crash;
+mod daemon;
 mod exec;
 mod hosts;
 mod images;
@@ -164,6 +165,7 @@ fn main() {
         trials.extend(part());
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
+    interop::stop();
     let _ =
         std::fs::remove_dir_all(std::env::temp_dir().join(format!("boxship-suite-{}", std::process::id())));
     conclusion.exit();
