@@ -38,6 +38,7 @@ pub fn tests() -> Vec<Trial> {
         test("interop_what_skopeo_writes_is_loaded", tools, layouts::from_skopeo),
         test("interop_umoci_unpacks_what_is_saved", tools, layouts::to_umoci),
         test("interop_what_umoci_repacks_is_loaded", tools, layouts::from_umoci),
+        test("interop_whiteouts_beside_what_they_name", tools, layouts::whiteouts),
         test("interop_an_index_for_several_platforms", tools, layouts::platforms),
     ]
 }

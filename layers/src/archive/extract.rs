@@ -171,13 +171,22 @@ impl Extractor {
     fn make_directory(&mut self, parent: &OwnedFd, name: &[u8], e: &Entry) -> Result<()> {
         // Writable for us until `finish` sets the real mode.
         let mode = Mode::from_raw_mode(e.mode | 0o700);
+        let mut hides = false;
         for _ in 0..2 {
             match rustix::fs::mkdirat(parent, OsStr::from_bytes(name), mode) {
                 Err(Errno::EXIST) if self.open(&e.path, OFlags::PATH | OFlags::DIRECTORY).is_ok() => {
                     return Ok(());
                 }
-                Err(Errno::EXIST) => self.clear(parent, name, &e.path)?,
-                other => return other.map_err(failed(&e.path, "make the directory")),
+                Err(Errno::EXIST) => {
+                    // A whiteout: then the new directory must not show what it hid.
+                    let found = kind_at(parent, name).map_err(failed(&e.path, "look for"))?;
+                    hides = found == Some(FileType::CharacterDevice);
+                    self.clear(parent, name, &e.path)?;
+                }
+                other => {
+                    other.map_err(failed(&e.path, "make the directory"))?;
+                    return if hides { self.make_opaque(&e.path) } else { Ok(()) };
+                }
             }
         }
         Err(failed(&e.path, "make the directory")(Errno::EXIST))
@@ -242,22 +251,35 @@ impl Extractor {
 
     /// The tar form of deletion becomes overlayfs's: a 0:0 character device, or the opaque mark.
     fn whiteout(&mut self, parent: &OwnedFd, hidden: &[u8], path: &[u8]) -> Result<()> {
+        let (above, _) = split(path);
         if hidden == b".wh..opq" {
-            let (above, _) = split(path);
-            let fd = self.open(above, OFlags::RDONLY | OFlags::DIRECTORY)?;
-            let key = if self.policy.owners { "trusted.overlay.opaque" } else { "user.overlay.opaque" };
-            return rustix::fs::fsetxattr(&fd, key, b"y", XattrFlags::empty())
-                .map_err(failed(path, "mark the directory as opaque"));
+            return self.make_opaque(above);
         }
         if matches!(hidden, b"" | b"." | b"..") || hidden.starts_with(b".wh.") {
             let reason = "a whiteout without a name, or of an unknown kind";
             return Err(Error::Archive { entry: String::from_utf8_lossy(path).into_owned(), reason });
         }
-        let (above, _) = split(path);
-        let target = if above.is_empty() { hidden.to_vec() } else { [above, b"/", hidden].concat() };
-        self.clear(parent, hidden, &target)?;
-        rustix::fs::mknodat(parent, OsStr::from_bytes(hidden), FileType::CharacterDevice, Mode::empty(), 0)
-            .map_err(failed(path, "make the whiteout"))
+        match kind_at(parent, hidden).map_err(failed(path, "look for"))? {
+            None => {
+                let (name, kind) = (OsStr::from_bytes(hidden), FileType::CharacterDevice);
+                rustix::fs::mknodat(parent, name, kind, Mode::empty(), 0)
+                    .map_err(failed(path, "make the whiteout"))
+            }
+            // It speaks of the layers below. What this layer has itself stays, and hides by being there.
+            Some(FileType::Directory) => self.make_opaque(&if above.is_empty() {
+                hidden.to_vec()
+            } else {
+                [above, b"/", hidden].concat()
+            }),
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn make_opaque(&self, dir: &[u8]) -> Result<()> {
+        let fd = self.open(dir, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let key = if self.policy.owners { "trusted.overlay.opaque" } else { "user.overlay.opaque" };
+        rustix::fs::fsetxattr(&fd, key, b"y", XattrFlags::empty())
+            .map_err(failed(dir, "mark the directory as opaque"))
     }
 
     fn finish_by_fd(&self, fd: &OwnedFd, e: &Entry) -> Result<()> {
@@ -295,6 +317,15 @@ impl Extractor {
         }
         rustix::fs::utimensat(parent, name, &times(e), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(failed(&e.path, "set the time of"))
+    }
+}
+
+/// What is there; the only character devices are whiteouts.
+fn kind_at(dir: &OwnedFd, name: &[u8]) -> std::result::Result<Option<FileType>, Errno> {
+    match rustix::fs::statat(dir, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
+        Err(Errno::NOENT) => Ok(None),
+        Err(e) => Err(e),
     }
 }
 

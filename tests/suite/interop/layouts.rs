@@ -8,8 +8,8 @@ use boxship_layers::{Digest, Store};
 
 use super::made::made;
 use super::{
-    SHOW, Wanted, assert_same, comes_back, config_digest, done, in_seconds, json, line, output_of, scratch,
-    seen, skopeo, tree, tree_of, unpacked,
+    SHOW, Tree, Wanted, assert_same, comes_back, config_digest, done, in_seconds, json, line, output_of,
+    scratch, seen, skopeo, tree, tree_of, unpacked,
 };
 
 pub async fn to_skopeo() {
@@ -136,6 +136,51 @@ pub async fn from_umoci() {
         comes_back(&layout, &[Wanted { reference, name: "back".into(), tree: &tree, output: &output }]).await;
         std::fs::remove_dir_all(&bundle).expect("removed");
     }
+}
+
+/// Whiteouts speak of the layers below, wherever in an archive they are: what their own layer has stays.
+pub async fn whiteouts() {
+    let f = made().await;
+    let root = scratch("whiteouts");
+    let (layout, top, tar) = (root.0.join("layout"), root.0.join("top"), root.0.join("layer.tar"));
+    f.store.save_directory(&["deep:1".to_owned()], &layout, &mut |_| true).expect("saved");
+    for dir in ["w/keep", "w/d12", "w/again", "w/hard1", "etc"] {
+        std::fs::create_dir_all(top.join(dir)).expect("made");
+    }
+    let names = [
+        ["w", "w/.wh.last", "w/.wh.none"],
+        ["w/.wh.keep", "w/keep", "w/keep/mine"],
+        ["etc", "etc/mine", ".wh.etc"],
+        ["w/d12", "w/d12/mine", "w/d12/.wh..wh..opq"],
+        ["w/.wh.hard1", "w/hard1", "w/hard1/mine"],
+        ["w/f12", "w/.wh.f12", "w/.wh.hard2"],
+        ["w/again", "w/again/mine", "w/.wh.again"],
+    ]
+    .concat();
+    for name in &names {
+        let path = top.join(name);
+        if !path.is_dir() {
+            std::fs::write(path, "mine\n").expect("written");
+        }
+    }
+    done(Command::new("tar").arg("-cf").arg(&tar).arg("--no-recursion").arg("-C").arg(&top).args(&names));
+    let image = format!("{}:1", layout.display());
+    done(Command::new("umoci").args(["raw", "add-layer", "--image", &image]).arg(&tar));
+    let e = Engine::open(root.0.join("engine")).await.expect("an engine");
+    let image = e.image().load(&layout).await.expect("loaded").remove(0);
+    let mut found = tree_of(&e, &image).await;
+    let mut wanted = f.get("deep:1").tree.clone();
+    let hidden = ["w/keep", "w/d12", "w/hard1", "w/hard2", "w/f12", "w/again", "w/last", "etc"];
+    let below = |n: &str, dir: &str| n.strip_prefix(dir).is_some_and(|r| r.is_empty() || r.starts_with('/'));
+    wanted.retain(|n, _| !hidden.iter().any(|dir| below(n, dir)));
+    assert!(wanted.len() + 10 < f.get("deep:1").tree.len());
+    wanted.extend(tree(&top).into_iter().filter(|(n, _)| n != "w" && !n.contains(".wh.")));
+    let names = |t: &Tree| t.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&found), names(&wanted));
+    // A late whiteout gives the directory another time in umoci.
+    let mut seen = unpacked(&layout, "1");
+    assert!(found.remove("etc").is_some() && seen.remove("etc").is_some());
+    assert_same("umoci", &found, &seen);
 }
 
 /// An index that skopeo copied whole; its members for other processors have other programs.
