@@ -109,7 +109,10 @@ pub fn unpack(subject: &str, m: &Material, disk: &Disk) -> Result<u64, String> {
     match subject {
         "boxship-full" | "boxship-relaxed" => {
             let store = store(subject, at);
-            timed(|| Ok(load(&store, &m.layout)))
+            timed(|| {
+                load(&store, &m.layout);
+                Ok(())
+            })
         }
         "docker" => {
             let docker = Docker::start(at)?;
@@ -167,7 +170,10 @@ pub fn unpack(subject: &str, m: &Material, disk: &Disk) -> Result<u64, String> {
         _ => {
             // The plain archive is read before: nothing but writing counts.
             let plain: Vec<Vec<u8>> = m.layers.iter().map(|l| std::fs::read(&l.tar).expect("read")).collect();
-            timed(|| Ok(plain.iter().for_each(|bytes| write(bytes, &at.join("root")))))
+            timed(|| {
+                plain.iter().for_each(|bytes| write(bytes, &at.join("root")));
+                Ok(())
+            })
         }
     }
 }
