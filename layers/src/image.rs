@@ -61,8 +61,7 @@ pub struct ImageInfo {
 /// Docker Hub's own images go by their short name, as people write them: `docker.io/library/alpine` is
 /// `alpine`, and `docker.io/grafana/loki` is `grafana/loki`.
 pub(crate) fn normalise(name: &str) -> Result<String> {
-    let hub = ["docker.io/", "index.docker.io/"].iter().find_map(|host| name.strip_prefix(host));
-    let name = hub.map_or(name, |rest| rest.strip_prefix("library/").unwrap_or(rest));
+    let name = short(name);
     let bad = |reason: &str| Err(Error::invalid("image name", format!("{name:?}: {reason}")));
     let (path, tag) = match name.rsplit_once(':') {
         Some((path, tag)) if !tag.contains('/') => (path, tag),
@@ -83,6 +82,14 @@ pub(crate) fn normalise(name: &str) -> Result<String> {
         return bad("it is a digest and no name");
     }
     Ok(full)
+}
+
+/// Without what Docker Hub's names may leave out, unless the rest would be read as another registry's.
+fn short(name: &str) -> &str {
+    let host = |part: &str| part.contains(['.', ':', '[']) || part == "localhost";
+    let hub = ["docker.io/", "index.docker.io/"].iter().find_map(|hub| name.strip_prefix(hub));
+    let name = hub.filter(|rest| !rest.split_once('/').is_some_and(|(first, _)| host(first))).unwrap_or(name);
+    name.strip_prefix("library/").filter(|rest| !rest.contains('/')).unwrap_or(name)
 }
 
 fn oci(what: &'static str) -> impl FnOnce(oci_spec::OciSpecError) -> Error {

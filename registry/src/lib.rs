@@ -4,6 +4,9 @@
 mod auth;
 mod client;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod pull;
 mod push;
 mod reference;

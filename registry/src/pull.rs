@@ -185,7 +185,7 @@ impl Client {
 }
 
 /// `<address>; rel="next"`, RFC 8288.
-fn next_page(link: &str) -> Option<String> {
+pub(crate) fn next_page(link: &str) -> Option<String> {
     let (address, rest) = link.trim().strip_prefix('<')?.split_once('>')?;
     rest.contains("rel=\"next\"").then(|| address.to_owned())
 }

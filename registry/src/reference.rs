@@ -124,6 +124,10 @@ impl FromStr for ImageRef {
             _ => (HUB.to_owned(), s.to_owned()),
         };
         let registry = if first == "index.docker.io" { HUB.to_owned() } else { first };
+        if !is_host(&registry) {
+            // In small letters it would be read as a part of a repository.
+            return Err(bad("a registry without dot or port is written with its port, as in host:443"));
+        }
         if !check_host(&registry) {
             return Err(bad("its registry is not host[:port]"));
         }
@@ -179,6 +183,7 @@ mod tests {
             "host.example/App",
             "https://host/app",
             "host.example:0/app",
+            "HOST/app",
             "host.example:99999/app",
             "host.example:x/app",
             "[::1/app",
