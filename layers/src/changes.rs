@@ -172,7 +172,7 @@ fn changed(
     let below = merged::list(lower, path)?;
     let mut all = merged::names(upper.as_fd()).map_err(fail(path))?;
     all.sort_unstable();
-    let hides_all = !lower.is_empty() && is_opaque(upper.as_fd());
+    let hides_all = !lower.is_empty() && is_opaque(upper.as_fd()).map_err(fail(path))?;
     let change = |path: &[u8], kind| Change { path: [b"/", path].concat_path(), kind };
     let before = path.len();
     if hides_all {
@@ -234,7 +234,7 @@ impl<W: Write> Archive<W> {
         if depth > 1024 {
             return Err(Error::Limit { what: "the depth of a tree", limit: 1024 });
         }
-        if depth > 0 && is_opaque(dir.as_fd()) {
+        if depth > 0 && is_opaque(dir.as_fd()).map_err(fail(path))? {
             self.mark(path, b".wh..wh..opq")?;
         }
         let mut all = merged::names(dir.as_fd()).map_err(fail(path))?;

@@ -124,6 +124,14 @@ pub(crate) fn replace(dir: BorrowedFd<'_>, name: &str, content: &[u8], sync: boo
     })
 }
 
+/// Whether [`replace`] gives its files such names until they have their own.
+pub(crate) fn is_temporary(name: &str) -> bool {
+    let parts = name.strip_prefix('.').and_then(|rest| rest.rsplit_once('.'));
+    parts.is_some_and(|(name, random)| {
+        !name.is_empty() && random.len() == 32 && random.bytes().all(|b| b.is_ascii_hexdigit())
+    })
+}
+
 /// 32 hex digits from the kernel's random numbers.
 pub(crate) fn random_name() -> String {
     let mut bytes = [0u8; 16];

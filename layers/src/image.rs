@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::host::HostImage;
 use crate::store::{AddedLayer, Expected, Progress, Publish, Store};
 
+const INDEX: &str = "index.json";
 const NAME: &str = "org.opencontainers.image.ref.name";
 
 /// What an imported image runs by default.
@@ -229,7 +230,7 @@ impl Store {
     }
 
     fn index(&self) -> Result<ImageIndex> {
-        let path = self.path().join("index.json");
+        let path = self.path().join(INDEX);
         match std::fs::read(&path) {
             Ok(text) => parse_index(&text),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
@@ -242,7 +243,7 @@ impl Store {
     }
 
     fn write_index(&self, index: &ImageIndex) -> Result<()> {
-        self.replace_file("index.json", &serde_json::to_vec(index).map_err(json("index"))?)
+        self.replace_file(INDEX, &serde_json::to_vec(index).map_err(json("index"))?)
     }
 
     /// Gives the manifest a name, taking it from whatever had it. Without one it is kept all the same.
@@ -353,12 +354,14 @@ impl Store {
             return Err(Error::InUse { image: name.to_owned(), by: format!("container {by}") });
         }
         index.set_manifests(rest);
-        self.write_index(&index)?;
+        self.replace_file_when_full(INDEX, &serde_json::to_vec(&index).map_err(json("index"))?)?;
         // While somebody adds an image it may build on these: then they are left to a later collection.
-        match if last { self.claim_content()? } else { None } {
+        let swept = match if last { self.claim_content()? } else { None } {
             Some(_claim) => self.sweep(&image),
             None => Ok(()),
-        }
+        };
+        self.make_reserve();
+        swept
     }
 
     /// The layers that no image in `others` has.

@@ -53,11 +53,18 @@ pub(crate) fn is_whiteout(stat: &Stat) -> bool {
 }
 
 /// Whether overlayfs shows nothing of lower layers in this directory.
-pub(crate) fn is_opaque(dir: BorrowedFd<'_>) -> bool {
-    ["trusted.overlay.opaque", "user.overlay.opaque"].iter().any(|key| {
+pub(crate) fn is_opaque(dir: BorrowedFd<'_>) -> rustix::io::Result<bool> {
+    for key in ["trusted.overlay.opaque", "user.overlay.opaque"] {
         let mut value = [0u8; 1];
-        rustix::fs::fgetxattr(dir, *key, &mut value[..]).is_ok_and(|n| n == 1 && value[0] == b'y')
-    })
+        match rustix::fs::fgetxattr(dir, key, &mut value[..]) {
+            Ok(n) if n == 1 && value[0] == b'y' => return Ok(true),
+            // Another value, a longer one, none, or a file system without any.
+            Ok(_) | Err(Errno::RANGE | Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => {}
+            // Taken for "not opaque", what a container deleted would be back in its image.
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(false)
 }
 
 fn look(dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<Stat> {
@@ -88,7 +95,7 @@ pub(crate) fn list(dirs: &[Rc<OwnedFd>], path: &[u8]) -> Result<BTreeMap<Vec<u8>
                     return Ok((Vec::new(), true));
                 }
                 let below = open_below(dir, &name).map_err(fail(path))?;
-                let closed = is_opaque(below.as_fd());
+                let closed = is_opaque(below.as_fd()).map_err(fail(path))?;
                 Ok((vec![Rc::new(below)], closed))
             };
             match all.get_mut(&name) {

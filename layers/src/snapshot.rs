@@ -8,7 +8,7 @@ use rustix::fs::{Gid, Mode, Uid};
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::store::Store;
+use crate::store::{Store, there};
 
 /// The directories of one container's root.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,8 +39,10 @@ impl Store {
             // Names the layers for whoever wants to remove an image; in one write, read under the lock.
             let names: String = layers.iter().map(|l| format!("{l}\n")).collect();
             std::fs::write(base.join("layers"), names).map_err(Error::io("write", &base))?;
-            if let Some(missing) = layers.iter().find(|l| !self.layer_path(l).is_dir()) {
-                return Err(Error::NotFound { what: "layer", name: missing.to_string() });
+            for layer in layers {
+                if !there(&self.layer_path(layer))? {
+                    return Err(Error::NotFound { what: "layer", name: layer.to_string() });
+                }
             }
             make(&format!("{id}/upper"), 0o755)?;
             make(&format!("{id}/work"), 0o700)?;
@@ -106,8 +108,13 @@ impl Store {
     /// [`Error::Io`].
     pub fn snapshots(&self) -> Result<Vec<String>> {
         let path = self.path().join("snapshots");
-        let entries = std::fs::read_dir(&path).map_err(Error::io("list", &path))?;
-        Ok(entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect())
+        let mut ids = Vec::new();
+        for entry in std::fs::read_dir(&path).map_err(Error::io("list", &path))? {
+            // One that is not seen would lose its layers.
+            let entry = entry.map_err(Error::io("list", &path))?;
+            ids.extend(entry.file_name().into_string());
+        }
+        Ok(ids)
     }
 
     /// A snapshot that stands on one of these layers.

@@ -8,10 +8,11 @@ pub(crate) mod ingest;
 use std::ffi::OsStr;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
@@ -29,6 +30,9 @@ const DIRECTORIES: [&str; 10] =
 /// Mount points and files that every container needs, whatever its image holds.
 const TOP_DIRECTORIES: [&str; 5] = ["dev", "proc", "sys", "run", "etc"];
 const TOP_FILES: [&str; 3] = ["etc/hosts", "etc/hostname", "etc/resolv.conf"];
+/// Space, and an inode, for removals.
+const RESERVE: &str = "reserve";
+const RESERVED: u64 = 64 << 10;
 /// The largest manifest, config or index that is read.
 const MAX_DOCUMENT: u64 = 4 << 20;
 
@@ -105,7 +109,7 @@ impl Store {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir =
             rustix::fs::open(&path, flags, Mode::empty()).map_err(Error::io("open the store", &path))?;
-        let owners = rustix::process::geteuid().is_root() && may_chown();
+        let owners = rustix::process::geteuid().is_root() && may_chown()?;
         let store = Store(Arc::new(Inner { path, dir, durability, owners }));
         store.check_format()?;
         for name in DIRECTORIES {
@@ -114,7 +118,29 @@ impl Store {
         store.make_top()?;
         store.collect_leftovers("ingest", true);
         store.empty_trash();
+        store.make_reserve();
         Ok(store)
+    }
+
+    /// Sets something aside for removals: a full disk must not keep anybody from making room. Best effort: a
+    /// disk that is full already gets it when there is room.
+    pub(crate) fn make_reserve(&self) {
+        let size = |s: rustix::fs::Stat| u64::try_from(s.st_size).unwrap_or(0);
+        let dir = &self.0.dir;
+        if rustix::fs::statat(dir, RESERVE, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|s| size(s) >= RESERVED) {
+            return;
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = rustix::fs::openat(dir, RESERVE, flags, Mode::RUSR | Mode::WUSR)
+            .and_then(|fd| rustix::fs::fallocate(&fd, rustix::fs::FallocateFlags::empty(), 0, RESERVED));
+        if let Err(error) = made {
+            tracing::debug!(%error, "no reserve for removals");
+        }
+    }
+
+    /// Gives the reserve away. [`make_reserve`](Store::make_reserve) brings it back.
+    fn free_reserve(&self) -> bool {
+        rustix::fs::unlinkat(&self.0.dir, RESERVE, AtFlags::empty()).is_ok()
     }
 
     /// Where the store is.
@@ -169,6 +195,8 @@ impl Store {
             incompatible: vec![],
         };
         let text = serde_json::to_vec(&format).map_err(|source| Error::Json { what: "format", source })?;
+        // Who holds the lock may take half-written files of the store's directory for a dead one's.
+        let _lock = self.lock()?;
         let dir = self.0.dir.as_fd();
         fsx::replace(dir, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#, true)
             .and_then(|()| fsx::replace(dir, "format", &text, true))
@@ -179,9 +207,12 @@ impl Store {
     /// symlink at /dev, say) decides where the container's own mounts go (THREATS rule R3).
     fn make_top(&self) -> Result<()> {
         let top = self.path().join("top");
-        if top.join(TOP_FILES[2]).exists() {
+        // The mode of the last file is the last step: whoever began may have been killed before it.
+        let done = |m: std::fs::Metadata| m.is_file() && m.permissions().mode() & 0o7777 == 0o644;
+        if std::fs::symlink_metadata(top.join(TOP_FILES[2])).is_ok_and(done) {
             return Ok(());
         }
+        set_mode(&top, 0o755)?;
         for name in TOP_DIRECTORIES {
             let path = top.join(name);
             match std::fs::create_dir(&path) {
@@ -193,10 +224,10 @@ impl Store {
         }
         for name in TOP_FILES {
             let path = top.join(name);
-            std::fs::write(&path, b"").map_err(Error::io("make", &path))?;
+            make_empty(&path).map_err(Error::io("make", &path))?;
             set_mode(&path, 0o644)?;
         }
-        set_mode(&top, 0o755)
+        Ok(())
     }
 
     /// Removes ingests whose owner is dead, and what was put into the trash. Best effort: what stays
@@ -206,14 +237,20 @@ impl Store {
         let Ok(entries) = std::fs::read_dir(self.path().join(parent)) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name();
-            // Directories of ingests, and the locks of layers that are being brought.
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            let dead = !locked
-                || rustix::fs::openat(&dir, &name, flags, Mode::empty())
-                    .is_ok_and(|d| rustix::fs::flock(&d, FlockOperation::NonBlockingLockExclusive).is_ok());
-            if dead {
-                let _ = fsx::remove_tree(dir.as_fd(), &name);
-            }
+            // Directories of ingests, and the locks of layers that are being brought. A lock is held until the
+            // thing is removed: who makes a new one sees that it was taken for a dead one's.
+            let lock = if locked {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                let Ok(fd) = rustix::fs::openat(&dir, &name, flags, Mode::empty()) else { continue };
+                if rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).is_err() {
+                    continue;
+                }
+                Some(fd)
+            } else {
+                None
+            };
+            let _ = fsx::remove_tree(dir.as_fd(), &name);
+            drop(lock);
         }
     }
 
@@ -252,7 +289,11 @@ impl Store {
 
     fn lock_file(&self, name: &str, operation: FlockOperation) -> Result<OwnedFd> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&self.0.dir, name, flags, Mode::from_raw_mode(0o600));
+        let mut fd = rustix::fs::openat(&self.0.dir, name, flags, Mode::from_raw_mode(0o600));
+        if matches!(fd, Err(rustix::io::Errno::ROFS)) {
+            // Whoever only reads can do so from a read-only file system, too.
+            fd = rustix::fs::openat(&self.0.dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        }
         let fd = fd.map_err(Error::io("open the lock of", self.path()))?;
         rustix::io::retry_on_intr(|| rustix::fs::flock(&fd, operation))
             .map_err(Error::io("lock", self.path()))?;
@@ -265,6 +306,33 @@ impl Store {
     /// [`Error::Io`].
     pub fn dir(&self, name: &str) -> Result<OwnedFd> {
         fsx::open_dir(self.0.dir.as_fd(), OsStr::new(name)).map_err(Error::io("open", self.path().join(name)))
+    }
+
+    /// Removes what those left who died while they replaced a file of this directory. The caller sees to it
+    /// that nobody is doing so.
+    pub(crate) fn remove_temporaries(&self, parent: &str) -> Result<()> {
+        let path = self.path().join(parent);
+        let dir = self.dir(if parent.is_empty() { "." } else { parent })?;
+        for entry in std::fs::read_dir(&path).map_err(Error::io("list", &path))? {
+            let name = entry.map_err(Error::io("list", &path))?.file_name();
+            if name.to_str().is_some_and(fsx::is_temporary) {
+                fsx::remove_tree(dir.as_fd(), &name).map_err(Error::io("remove", path.join(&name)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// [`replace_file`](Store::replace_file) for whoever makes room: where there is none, the reserve is used.
+    pub(crate) fn replace_file_when_full(&self, name: &str, content: &[u8]) -> Result<()> {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        match self.replace_file(name, content) {
+            Err(Error::Io { source, .. })
+                if matches!(source.kind(), StorageFull | QuotaExceeded) && self.free_reserve() =>
+            {
+                self.replace_file(name, content)
+            }
+            other => other,
+        }
     }
 
     pub(crate) fn replace_file(&self, name: &str, content: &[u8]) -> Result<()> {
@@ -376,20 +444,32 @@ fn make_root(path: &Path) -> Result<()> {
         let name = name.to_string_lossy();
         name.starts_with('.') || ["format", "oci-layout", "lock", "adding"].contains(&name.as_ref())
     };
-    if !path.join("format").exists() && entries.any(|e| !e.is_ok_and(ours)) && !path.join("format").exists() {
+    let format = path.join("format");
+    if !there(&format)? && entries.any(|e| !e.is_ok_and(ours)) && !there(&format)? {
         return Err(Error::invalid("store", format!("{path:?} is neither empty nor a boxship store")));
     }
     Ok(())
 }
 
-/// 0700 whatever the umask: a store holds other people's setuid programs (THREATS rule R15).
+/// Whether there is something of this name: not being able to tell is no "no".
+pub(crate) fn there(path: &Path) -> Result<bool> {
+    path.try_exists().map_err(Error::io("look for", path))
+}
+
+/// 0700 from its first moment, as far as the umask allows, and then whatever the umask: a store holds other
+/// people's setuid programs (THREATS rule R15).
 fn make_private(path: &Path) -> Result<()> {
-    match std::fs::create_dir(path) {
-        Ok(()) => {}
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
-        Err(e) => return Err(Error::io("make", path)(e)),
+    match rustix::fs::mkdir(path, Mode::RWXU) {
+        Ok(()) => set_mode(path, 0o700),
+        Err(rustix::io::Errno::EXIST) => Ok(()),
+        Err(e) => Err(Error::io("make", path)(e)),
     }
-    set_mode(path, 0o700)
+}
+
+/// Not readable before its mode is set, so that its mode tells whether it is finished.
+fn make_empty(path: &Path) -> rustix::io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).map(drop)
 }
 
 fn set_mode(path: &Path, mode: u32) -> Result<()> {
@@ -400,9 +480,13 @@ fn set_mode(path: &Path, mode: u32) -> Result<()> {
     set().map_err(Error::io("set the mode of", path))
 }
 
-fn may_chown() -> bool {
+fn may_chown() -> Result<bool> {
     // Root of a user namespace with a single id may not give files away.
-    std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
-        map.split_whitespace().nth(2).and_then(|n| n.parse::<u64>().ok()).is_some_and(|n| n >= 65_536)
-    })
+    let map = match std::fs::read_to_string("/proc/self/uid_map") {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        // Guessed wrong, a layer would lose its owners for good, and nobody would be told.
+        other => other.map_err(Error::io("read", "/proc/self/uid_map"))?,
+    };
+    let ids = map.split_whitespace().nth(2).and_then(|n| n.parse::<u64>().ok());
+    Ok(ids.is_some_and(|n| n >= 65_536))
 }

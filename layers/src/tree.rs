@@ -67,7 +67,9 @@ impl TreeRoot {
                 match root.entry(&path.as_bytes()[..end], OFlags::RDONLY | OFlags::DIRECTORY) {
                     Ok(dir) => {
                         through.push(root);
-                        if crate::merged::is_opaque(dir.as_fd()) {
+                        if crate::merged::is_opaque(dir.as_fd())
+                            .map_err(Error::io("read in the tree", path))?
+                        {
                             break;
                         }
                     }

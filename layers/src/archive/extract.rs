@@ -174,15 +174,19 @@ impl Extractor {
         let mut hides = false;
         for _ in 0..2 {
             match rustix::fs::mkdirat(parent, OsStr::from_bytes(name), mode) {
-                Err(Errno::EXIST) if self.open(&e.path, OFlags::PATH | OFlags::DIRECTORY).is_ok() => {
-                    return Ok(());
-                }
-                Err(Errno::EXIST) => {
-                    // A whiteout: then the new directory must not show what it hid.
-                    let found = kind_at(parent, name).map_err(failed(&e.path, "look for"))?;
-                    hides = found == Some(FileType::CharacterDevice);
-                    self.clear(parent, name, &e.path)?;
-                }
+                Err(Errno::EXIST) => match self.open(&e.path, OFlags::PATH | OFlags::DIRECTORY) {
+                    Ok(_) => return Ok(()),
+                    // No directory: the later entry wins. Any other failure must not remove what is there.
+                    Err(Error::Io { source, .. })
+                        if source.raw_os_error().is_some_and(|e| e == 40 || e == 20) =>
+                    {
+                        // A whiteout: then the new directory must not show what it hid.
+                        let found = kind_at(parent, name).map_err(failed(&e.path, "look for"))?;
+                        hides = found == Some(FileType::CharacterDevice);
+                        self.clear(parent, name, &e.path)?;
+                    }
+                    Err(e) => return Err(e),
+                },
                 other => {
                     other.map_err(failed(&e.path, "make the directory"))?;
                     return if hides { self.make_opaque(&e.path) } else { Ok(()) };

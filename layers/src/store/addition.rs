@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 
 use super::ingest::{Ingest, Layer};
-use super::{Progress, Store};
+use super::{Progress, Store, there};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::image::{Image, parse_manifest};
@@ -184,7 +184,7 @@ impl Addition {
         let parsed = parse_manifest(manifest)?;
         for layer in parsed.layers() {
             let digest: Digest = layer.digest().to_string().parse()?;
-            if !self.store.blob_path(&digest).exists() {
+            if !there(&self.store.blob_path(&digest))? {
                 return Err(Error::NotFound { what: "layer", name: digest.to_string() });
             }
         }
@@ -198,8 +198,10 @@ impl Addition {
             );
             return Err(Error::invalid("image", reason));
         }
-        if let Some(missing) = image.layers().iter().find(|l| !self.store.layer_path(l).exists()) {
-            return Err(Error::NotFound { what: "layer", name: missing.to_string() });
+        for layer in image.layers() {
+            if !there(&self.store.layer_path(layer))? {
+                return Err(Error::NotFound { what: "layer", name: layer.to_string() });
+            }
         }
         self.store.tag(&digest, name)?;
         match name {

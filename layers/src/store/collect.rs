@@ -6,7 +6,7 @@ use std::io::BufReader;
 use std::path::Path;
 
 use super::ingest::Ingest;
-use super::{Expected, Store};
+use super::{Expected, Store, there};
 use crate::compress::Compression;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -61,6 +61,27 @@ struct Named {
     broken: Vec<(Digest, String, String)>,
 }
 
+/// Whether the kernel refused something.
+fn is_refused(e: &Error) -> bool {
+    matches!(e, Error::Io { source, .. } if source.raw_os_error().is_some())
+}
+
+/// Whether content is bad, and not that this process could not look: that there is no descriptor left or no
+/// space to unpack to says nothing about an image.
+fn is_damage(e: &Error) -> bool {
+    match e {
+        Error::Io { source, .. } => {
+            !is_refused(e) || source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+        }
+        _ => true,
+    }
+}
+
+/// With its cause: this becomes a text.
+fn told(e: &Error) -> String {
+    std::error::Error::source(e).map_or_else(|| e.to_string(), |source| format!("{e}: {source}"))
+}
+
 impl Store {
     /// Removes blobs and layers that no image and no container names. With `dry_run` it only tells which.
     /// While images are being added nothing is removed, and the result is not
@@ -92,6 +113,9 @@ impl Store {
             for blob in &found.blobs {
                 self.set_aside("blobs/sha256", &blob.hex())?;
             }
+            // Who holds both locks is alone in writing documents and the index.
+            self.remove_temporaries("")?;
+            self.remove_temporaries("blobs/sha256")?;
             drop((_names, _claim));
             self.empty_trash();
         }
@@ -117,8 +141,9 @@ impl Store {
         for (digest, name) in self.roots()? {
             let image = name.unwrap_or_else(|| digest.to_string());
             named.blobs.entry(digest).or_default().insert(image.clone());
-            if let Err(e) = self.name_parts(&digest, &image, &mut named) {
-                named.broken.push((digest, image, e.to_string()));
+            match self.name_parts(&digest, &image, &mut named) {
+                Err(e) if is_damage(&e) => named.broken.push((digest, image, told(&e))),
+                other => other?,
             }
         }
         for (id, layers) in self.snapshot_layers()? {
@@ -174,7 +199,10 @@ impl Store {
             let archive = named.archives.get(layer).filter(|a| !bad.contains(a));
             if let Some(problem) = self.layer_problem(layer, archive, depth)? {
                 let repaired = match archive {
-                    Some(archive) if repair => self.renew_layer(layer, archive).is_ok(),
+                    Some(archive) if repair => match self.renew_layer(layer, archive) {
+                        Err(e) if is_damage(&e) => false,
+                        other => other.map(|()| true)?,
+                    },
                     _ => false,
                 };
                 tell(*layer, problem, images, repaired);
@@ -194,9 +222,11 @@ impl Store {
             return Ok(Some(format!("it has {found} bytes instead of {size}")));
         }
         if depth == Check::Content {
-            let (real, _) = Digest::of_reader(file).map_err(Error::io("read", &path))?;
-            if real != *digest {
-                return Ok(Some(format!("its content has the digest {real}")));
+            match Digest::of_reader(file).map_err(Error::io("read", &path)) {
+                Ok((real, _)) if real == *digest => {}
+                Ok((real, _)) => return Ok(Some(format!("its content has the digest {real}"))),
+                Err(e) if is_damage(&e) => return Ok(Some(told(&e))),
+                Err(e) => return Err(e),
             }
         }
         Ok(None)
@@ -209,15 +239,22 @@ impl Store {
         depth: Check,
     ) -> Result<Option<String>> {
         let path = self.layer_path(layer);
-        if !path.is_dir() {
+        if !there(&path)? {
             return Ok(Some("it is not unpacked".into()));
         }
         let (Check::Content, Some(archive)) = (depth, archive) else { return Ok(None) };
         // Unpacked once more and compared: whatever unpacking does, it has to have done.
-        match self.unpack_again(layer, archive) {
-            Ok(fresh) => Ok(merged::difference(&fresh.path.join("fs"), &path)?
-                .map(|p| format!("{p:?} is not as its archive has it"))),
-            Err(e) => Ok(Some(format!("its archive cannot be unpacked: {e}"))),
+        let fresh = match self.unpack_again(layer, archive) {
+            // The archive has just been read to its end: what the kernel refuses now is to write it once more.
+            Err(e) if is_damage(&e) && !is_refused(&e) => {
+                return Ok(Some(format!("its archive cannot be unpacked: {}", told(&e))));
+            }
+            other => other?,
+        };
+        match merged::difference(&fresh.path.join("fs"), &path) {
+            Ok(difference) => Ok(difference.map(|p| format!("{p:?} is not as its archive has it"))),
+            Err(e) if is_damage(&e) => Ok(Some(told(&e))),
+            Err(e) => Err(e),
         }
     }
 

@@ -48,13 +48,31 @@ pub(crate) struct Ingest {
 impl Ingest {
     pub(crate) fn new(store: &Store) -> Result<Ingest> {
         let parent = store.dir("ingest")?;
-        let name = fsx::random_name();
-        let path = store.path().join("ingest").join(&name);
-        rustix::fs::mkdirat(&parent, name.as_str(), Mode::RWXU).map_err(Error::io("make", &path))?;
-        let dir = fsx::open_dir(parent.as_fd(), OsStr::new(&name)).map_err(Error::io("open", &path))?;
-        rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive)
-            .map_err(Error::io("lock", &path))?;
-        Ok(Ingest { parent, name, dir, path })
+        loop {
+            let name = fsx::random_name();
+            let path = store.path().join("ingest").join(&name);
+            rustix::fs::mkdirat(&parent, name.as_str(), Mode::RWXU).map_err(Error::io("make", &path))?;
+            let lock = || -> std::io::Result<Option<OwnedFd>> {
+                let dir = match fsx::open_dir(parent.as_fd(), OsStr::new(&name)) {
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+                    other => other?,
+                };
+                match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+                    Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+                    other => other?,
+                }
+                Ok((rustix::fs::fstat(&dir)?.st_nlink > 0).then_some(dir))
+            };
+            match lock() {
+                Ok(Some(dir)) => return Ok(Ingest { parent, name, dir, path }),
+                // Who opens the store took it for a dead one's before it was locked: another one, then.
+                Ok(None) => {}
+                Err(e) => {
+                    let _ = fsx::remove_tree(parent.as_fd(), OsStr::new(&name));
+                    return Err(Error::io("lock", &path)(e));
+                }
+            }
+        }
     }
 }
 
