@@ -32,6 +32,8 @@ pub enum Need {
     Registry,
     /// A machine whose system calls the probe knows.
     X86_64,
+    /// mkfs.ext4, losetup and fsfreeze, and a kernel with loop devices and ext4; useful to root only.
+    Ext4,
     /// Debian with servers and languages at `target/software.tar` (`.ci/software` makes it).
     Software,
 }
@@ -50,6 +52,7 @@ impl Need {
             Need::ImageTools => "image-tools",
             Need::Registry => "registry",
             Need::X86_64 => "x86_64",
+            Need::Ext4 => "ext4",
             Need::Software => "software",
         }
     }
@@ -76,6 +79,14 @@ impl Need {
                     && runs("openssl", "version")
             }
             Need::X86_64 => cfg!(target_arch = "x86_64"),
+            Need::Ext4 => {
+                let systems = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+                let programs =
+                    [("mkfs.ext4", "-V"), ("losetup", "-V"), ("fsfreeze", "-V"), ("unshare", "-V")];
+                systems.contains("\text4\n")
+                    && Path::new("/dev/loop-control").exists()
+                    && programs.iter().all(|(program, argument)| runs(program, argument))
+            }
             Need::Software => software().exists(),
         }
     }
