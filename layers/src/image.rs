@@ -13,7 +13,7 @@ use crate::changes::CommitOptions;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::host::HostImage;
-use crate::store::{AddedLayer, Expected, Progress, Publish, Store};
+use crate::store::{AddedLayer, Expected, Progress, Publish, Store, is_damage};
 
 const INDEX: &str = "index.json";
 const NAME: &str = "org.opencontainers.image.ref.name";
@@ -339,7 +339,10 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::InUse`] when a container was made from it.
     pub fn remove_image(&self, name: &str) -> Result<()> {
-        let image = self.image(name)?;
+        let image = match self.image(name) {
+            Err(e) if is_damage(&e) => return self.remove_name(name),
+            other => other?,
+        };
         let _lock = self.lock()?;
         let mut index = self.index()?;
         let digest = image.digest.to_string();
@@ -357,18 +360,45 @@ impl Store {
         self.replace_file_when_full(INDEX, &serde_json::to_vec(&index).map_err(json("index"))?)?;
         // While somebody adds an image it may build on these: then they are left to a later collection.
         let swept = match if last { self.claim_content()? } else { None } {
-            Some(_claim) => self.sweep(&image),
+            Some(_claim) => match self.sweep(&image) {
+                // What a damaged image needs is not known.
+                Err(e) if is_damage(&e) => Ok(()),
+                other => other,
+            },
             None => Ok(()),
         };
         self.make_reserve();
         swept
     }
 
+    /// Removes the name, or the manifest, of what is no whole image any more. What it needed is left to a
+    /// collection, which knows by the containers what has to stay.
+    fn remove_name(&self, name: &str) -> Result<()> {
+        let wanted = match name.parse::<Digest>() {
+            Ok(_) => name.to_owned(),
+            Err(_) => normalise(name)?,
+        };
+        let _lock = self.lock()?;
+        let mut index = self.index()?;
+        let stays = |d: &&Descriptor| name_of(d) != Some(&wanted) && d.digest().to_string() != wanted;
+        let rest: Vec<Descriptor> = index.manifests().iter().filter(stays).cloned().collect();
+        if rest.len() == index.manifests().len() {
+            return Err(Error::NotFound { what: "image", name: name.to_owned() });
+        }
+        index.set_manifests(rest);
+        self.replace_file_when_full(INDEX, &serde_json::to_vec(&index).map_err(json("index"))?)?;
+        self.make_reserve();
+        Ok(())
+    }
+
     /// The layers that no image in `others` has.
     fn layers_only_of(&self, image: &Image, others: &[Descriptor]) -> Result<Vec<Digest>> {
         let mut layers = image.layers.clone();
         for other in others {
-            let other = self.image(other.digest().as_ref())?;
+            let other = match self.image(other.digest().as_ref()) {
+                Err(e) if is_damage(&e) => continue,
+                other => other?,
+            };
             layers.retain(|l| !other.layers.contains(l));
         }
         Ok(layers)

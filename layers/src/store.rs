@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::fsx;
 
 pub use addition::{AddedLayer, Addition, Expected, LayerLock, Publish};
+pub(crate) use collect::is_damage;
 pub use collect::{Check, Collected, Defect};
 pub use disk_usage::{DiskUsage, ImageUsage, LayerUsage, SnapshotUsage};
 

@@ -68,7 +68,7 @@ fn is_refused(e: &Error) -> bool {
 
 /// Whether content is bad, and not that this process could not look: that there is no descriptor left or no
 /// space to unpack to says nothing about an image.
-fn is_damage(e: &Error) -> bool {
+pub(crate) fn is_damage(e: &Error) -> bool {
     match e {
         Error::Io { source, .. } => {
             !is_refused(e) || source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
