@@ -88,7 +88,7 @@ fn numbers(stat: &[u8]) -> Option<(char, u32, u64, u64)> {
 fn command(cmdline: &[u8], stat: &[u8]) -> String {
     let visible = |bytes: &[u8]| -> String {
         let text = String::from_utf8_lossy(bytes).replace('\0', " ");
-        text.trim_end().chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+        text.trim_end_matches(' ').chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
     };
     let shown = visible(cmdline);
     if !shown.is_empty() {

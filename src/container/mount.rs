@@ -100,6 +100,12 @@ impl FromStr for Mount {
 const KEYS: [&str; 10] =
     ["type", "source", "src", "target", "dst", "destination", "readonly", "ro", "tmpfs-size", "tmpfs-mode"];
 
+fn absolute<'a>(what: &str, path: &'a str) -> Result<&'a str> {
+    let hint = if what == "source" { "; named volumes do not exist yet" } else { "" };
+    let reason = || bad(format!("the {what} {path:?} is no absolute path{hint}"));
+    path.starts_with('/').then_some(path).ok_or_else(reason)
+}
+
 /// Docker's `-v`.
 fn by_place(text: &str) -> Result<Mount> {
     let mut parts = text.split(':');
@@ -190,10 +196,11 @@ fn by_keys(text: &str) -> Result<Mount> {
         }
     }
     let target = target.ok_or_else(|| bad("it has no target"))?;
-    let mut mount = match (kind.as_deref(), source) {
-        (Some("bind"), Some(source)) => Mount::bind(source, &target),
+    let target = absolute("target", &target)?;
+    let mut mount = match (kind.as_deref(), &source) {
+        (Some("bind"), Some(source)) => Mount::bind(absolute("source", source)?, target),
         (Some("bind"), None) => return Err(bad("a bind mount has a source")),
-        (Some("tmpfs"), None) => Mount::tmpfs(&target),
+        (Some("tmpfs"), None) => Mount::tmpfs(target),
         (Some("tmpfs"), Some(_)) => return Err(bad("a tmpfs has no source")),
         (None | Some("volume"), _) => {
             return Err(bad("volumes do not exist yet; use type=bind or type=tmpfs"));
@@ -265,6 +272,8 @@ mod tests {
             ("type=tmpfs,dst=/c,tmpfs-mode=9", "octal"),
             ("type=tmpfs,dst=/c,tmpfs-mode=17777", "octal"),
             ("type=tmpfs,dst=", "no value"),
+            ("type=tmpfs,dst=x", "absolute"),
+            ("type=bind,src=x,dst=/x", "named volumes"),
             (r#"type=tmpfs,"dst=/c"#, "quote"),
             (r#"type=tmpfs,"dst=/c"x"#, "follows a quote"),
         ] {
