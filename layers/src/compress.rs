@@ -2,8 +2,9 @@
 
 use std::io::{self, BufRead, Read};
 
-/// The largest zstd window, as a power of two (128 MiB).
-const WINDOW_LOG: u32 = 27;
+/// The largest zstd window, as a power of two (32 MiB): the decoder keeps that much, and a layer may take
+/// 64 MiB altogether. `zstd` asks for more from level 21 on.
+const WINDOW_LOG: u32 = 25;
 
 /// How a layer is stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -105,7 +105,18 @@ pub enum Error {
 /// A `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// Of an entry's name, what an error repeats: it may be a mebibyte long.
+const SHOWN: usize = 300;
+
 impl Error {
+    pub(crate) fn archive(entry: &[u8], reason: &'static str) -> Error {
+        let mut shown = String::from_utf8_lossy(&entry[..entry.len().min(SHOWN)]).into_owned();
+        if entry.len() > SHOWN {
+            shown.push('…');
+        }
+        Error::Archive { entry: shown, reason }
+    }
+
     pub(crate) fn invalid(what: &'static str, reason: impl Into<String>) -> Error {
         Error::Invalid { what, reason: reason.into() }
     }

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::reader::{Entry, Kind, Reader};
@@ -66,9 +66,16 @@ impl Extractor {
             }
             return Ok(());
         }
-        let (parent, name) = split(&e.path);
-        let (parent, name) = (self.parent(parent)?, name.to_vec());
+        let (above, name) = split(&e.path);
+        if above.split(|c| *c == b'/').any(|part| part.starts_with(b".wh.")) {
+            return Err(Error::archive(&e.path, "a name below that of a whiteout"));
+        }
+        let (parent, name) = (self.parent(above)?, name.to_vec());
         if let Some(hidden) = name.strip_prefix(b".wh.") {
+            // Hard links to each other are what aufs wrote.
+            if !matches!(e.kind, Kind::File | Kind::HardLink) || e.size != 0 {
+                return Err(Error::archive(&e.path, "a whiteout that is no empty file"));
+            }
             return self.whiteout(&parent, hidden, &e.path);
         }
         self.files += 1;
@@ -103,8 +110,12 @@ impl Extractor {
                 rustix::fs::chmodat(&parent, path, Mode::from_raw_mode(e.mode), AtFlags::empty())
                     .map_err(failed(&e.path, "set the mode of"))?;
             }
-            // A container's devices come from its own /dev, never from an image.
-            Kind::CharDevice | Kind::BlockDevice => self.skipped += 1,
+            // A container's devices come from its own /dev, never from an image. What had the name before
+            // is gone as with the others.
+            Kind::CharDevice | Kind::BlockDevice => {
+                self.clear(&parent, &name, &e.path)?;
+                self.skipped += 1;
+            }
         }
         Ok(())
     }
@@ -140,8 +151,7 @@ impl Extractor {
                 self.open(path, flags)?
             }
             Err(Error::Io { source, .. }) if source.raw_os_error().is_some_and(|e| e == 40 || e == 20) => {
-                let reason = "its parent is a symlink or a file in the same archive";
-                return Err(Error::Archive { entry: String::from_utf8_lossy(path).into_owned(), reason });
+                return Err(Error::archive(path, "its parent is a symlink or a file in the same archive"));
             }
             other => other?,
         };
@@ -171,7 +181,7 @@ impl Extractor {
     fn make_directory(&mut self, parent: &OwnedFd, name: &[u8], e: &Entry) -> Result<()> {
         // Writable for us until `finish` sets the real mode.
         let mode = Mode::from_raw_mode(e.mode | 0o700);
-        let mut hides = false;
+        let mut replaces = false;
         for _ in 0..2 {
             match rustix::fs::mkdirat(parent, OsStr::from_bytes(name), mode) {
                 Err(Errno::EXIST) => match self.open(&e.path, OFlags::PATH | OFlags::DIRECTORY) {
@@ -180,16 +190,15 @@ impl Extractor {
                     Err(Error::Io { source, .. })
                         if source.raw_os_error().is_some_and(|e| e == 40 || e == 20) =>
                     {
-                        // A whiteout: then the new directory must not show what it hid.
-                        let found = kind_at(parent, name).map_err(failed(&e.path, "look for"))?;
-                        hides = found == Some(FileType::CharacterDevice);
+                        // What it replaces, a whiteout above all, hid the directory of the lower layers.
                         self.clear(parent, name, &e.path)?;
+                        replaces = true;
                     }
                     Err(e) => return Err(e),
                 },
                 other => {
                     other.map_err(failed(&e.path, "make the directory"))?;
-                    return if hides { self.make_opaque(&e.path) } else { Ok(()) };
+                    return if replaces { self.opaque(&e.path) } else { Ok(()) };
                 }
             }
         }
@@ -241,13 +250,17 @@ impl Extractor {
         let target: Vec<&[u8]> =
             e.link.split(|c| *c == b'/').filter(|p| !p.is_empty() && *p != b".").collect();
         if target.contains(&&b".."[..]) || target.is_empty() {
-            let reason = "a hard link that leads out of the archive";
-            return Err(Error::Archive { entry: String::from_utf8_lossy(&e.path).into_owned(), reason });
+            return Err(Error::archive(&e.path, "a hard link that leads out of the archive"));
         }
         let target = target.join(&b'/');
         let (above, file) = split(&target);
         let above = self.parent(above)?;
         self.clear(parent, name, &e.path)?;
+        if let Some(stat) = there(&above, file, &e.path)?
+            && crate::merged::is_whiteout(&stat)
+        {
+            return Err(Error::archive(&e.path, "a hard link to a whiteout"));
+        }
         // Without AT_SYMLINK_FOLLOW a symlink is linked as itself; nothing is followed.
         rustix::fs::linkat(&above, OsStr::from_bytes(file), parent, OsStr::from_bytes(name), AtFlags::empty())
             .map_err(failed(&e.path, "make the hard link"))
@@ -257,11 +270,14 @@ impl Extractor {
     fn whiteout(&mut self, parent: &OwnedFd, hidden: &[u8], path: &[u8]) -> Result<()> {
         let (above, _) = split(path);
         if hidden == b".wh..opq" {
-            return self.make_opaque(above);
+            // The kernel does not heed the mark there: the lower layers would show.
+            if above.is_empty() {
+                return Err(Error::archive(path, "a root that hides all lower layers is not supported"));
+            }
+            return self.opaque(above);
         }
         if matches!(hidden, b"" | b"." | b"..") || hidden.starts_with(b".wh.") {
-            let reason = "a whiteout without a name, or of an unknown kind";
-            return Err(Error::Archive { entry: String::from_utf8_lossy(path).into_owned(), reason });
+            return Err(Error::archive(path, "a whiteout without a name, or of an unknown kind"));
         }
         match kind_at(parent, hidden).map_err(failed(path, "look for"))? {
             None => {
@@ -270,20 +286,19 @@ impl Extractor {
                     .map_err(failed(path, "make the whiteout"))
             }
             // It speaks of the layers below. What this layer has itself stays, and hides by being there.
-            Some(FileType::Directory) => self.make_opaque(&if above.is_empty() {
-                hidden.to_vec()
-            } else {
-                [above, b"/", hidden].concat()
-            }),
+            Some(FileType::Directory) => {
+                self.opaque(&if above.is_empty() { hidden.to_vec() } else { [above, b"/", hidden].concat() })
+            }
             Some(_) => Ok(()),
         }
     }
 
-    fn make_opaque(&self, dir: &[u8]) -> Result<()> {
-        let fd = self.open(dir, OFlags::RDONLY | OFlags::DIRECTORY)?;
+    /// Hides what the lower layers have in a directory.
+    fn opaque(&self, path: &[u8]) -> Result<()> {
+        let fd = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let key = if self.policy.owners { "trusted.overlay.opaque" } else { "user.overlay.opaque" };
         rustix::fs::fsetxattr(&fd, key, b"y", XattrFlags::empty())
-            .map_err(failed(dir, "mark the directory as opaque"))
+            .map_err(failed(path, "mark the directory as opaque"))
     }
 
     fn finish_by_fd(&self, fd: &OwnedFd, e: &Entry) -> Result<()> {
@@ -305,6 +320,10 @@ impl Extractor {
         if ours || !(key.starts_with(b"user.") || key == b"security.capability" && self.policy.owners) {
             return Ok(());
         }
+        if key == b"security.capability" && value.is_empty() {
+            // The kernel looks at others only, and runs no file that has this one.
+            return Err(Error::archive(&e.path, "an empty extended attribute security.capability"));
+        }
         match rustix::fs::fsetxattr(fd, key, value, XattrFlags::empty()) {
             Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
             Err(err) => Err(failed(&e.path, "set an extended attribute of")(err)),
@@ -318,6 +337,11 @@ impl Extractor {
             let (uid, gid) = owner(e);
             rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(failed(&e.path, "set the owner of"))?;
+        }
+        if e.kind == Kind::Fifo {
+            // After the owner, and whatever the umask. It is the fifo that was just made: nothing to follow.
+            rustix::fs::chmodat(parent, name, Mode::from_raw_mode(e.mode), AtFlags::empty())
+                .map_err(failed(&e.path, "set the mode of"))?;
         }
         rustix::fs::utimensat(parent, name, &times(e), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(failed(&e.path, "set the time of"))
@@ -342,6 +366,15 @@ fn owner(e: &Entry) -> (Uid, Gid) {
 fn times(e: &Entry) -> Timestamps {
     let t = Timespec { tv_sec: e.mtime.0, tv_nsec: e.mtime.1.into() };
     Timestamps { last_access: t, last_modification: t }
+}
+
+/// What a name stands for.
+fn there(parent: &OwnedFd, name: &[u8], path: &[u8]) -> Result<Option<Stat>> {
+    match rustix::fs::statat(parent, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(e) => Err(failed(path, "look at")(e)),
+    }
 }
 
 fn split(path: &[u8]) -> (&[u8], &[u8]) {

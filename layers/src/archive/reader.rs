@@ -59,11 +59,19 @@ struct Extensions {
     long_link: Option<Vec<u8>>,
 }
 
+impl Extensions {
+    fn is_empty(&self) -> bool {
+        self.pax.is_empty() && self.long_name.is_none() && self.long_link.is_none()
+    }
+}
+
 /// Reads entries one after the other; the data of each must be taken before the next.
 pub(crate) struct Reader<R> {
     input: R,
     bounds: Bounds,
-    global: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// The name of the header that was read last, for errors.
+    at: Vec<u8>,
+    started: bool,
     remaining: u64,
     padding: usize,
     entries: u64,
@@ -71,12 +79,21 @@ pub(crate) struct Reader<R> {
 }
 
 fn bad(entry: &[u8], reason: &'static str) -> Error {
-    Error::Archive { entry: String::from_utf8_lossy(entry).into_owned(), reason }
+    Error::archive(entry, reason)
 }
 
 impl<R: Read> Reader<R> {
     pub(crate) fn new(input: R, bounds: Bounds) -> Self {
-        Reader { input, bounds, global: BTreeMap::new(), remaining: 0, padding: 0, entries: 0, total: 0 }
+        Reader {
+            input,
+            bounds,
+            at: Vec::new(),
+            started: false,
+            remaining: 0,
+            padding: 0,
+            entries: 0,
+            total: 0,
+        }
     }
 
     /// Gives the input back, to hash what follows the archive.
@@ -88,12 +105,13 @@ impl<R: Read> Reader<R> {
     pub(crate) fn next(&mut self) -> Result<Option<Entry>> {
         self.skip()?;
         let mut ext = Extensions::default();
+        let mut alone = false;
         loop {
             let Some(header) = self.header()? else {
-                return if ext.pax.is_empty() && ext.long_name.is_none() && ext.long_link.is_none() {
+                return if ext.is_empty() && !alone {
                     Ok(None)
                 } else {
-                    Err(bad(b"", "an extension header without an entry"))
+                    Err(bad(&self.at, "an extension header without an entry"))
                 };
             };
             self.entries += 1;
@@ -101,6 +119,7 @@ impl<R: Read> Reader<R> {
                 return Err(Error::Limit { what: "the number of entries", limit: self.bounds.entries });
             }
             let name = field(&header, 0, 100);
+            self.at = name.to_vec();
             let size = number(&header[124..136]).ok_or_else(|| bad(name, "malformed size"))?;
             match header[156] {
                 b'x' | b'g' => {
@@ -109,14 +128,23 @@ impl<R: Read> Reader<R> {
                     if !global && !ext.pax.is_empty() {
                         return Err(bad(name, "two PAX headers for one entry"));
                     }
-                    if global
-                        && records
-                            .keys()
-                            .any(|k| !matches!(&k[..], b"comment" | b"mtime" | b"atime" | b"ctime"))
-                    {
-                        return Err(bad(name, "a global PAX header that changes names, sizes or owners"));
+                    // Some readers apply it to all that follows, some to the next entry, some never.
+                    if global && records.keys().any(|k| !matches!(&k[..], b"comment" | b"atime" | b"ctime")) {
+                        return Err(bad(
+                            name,
+                            "a global PAX header that changes names, sizes, owners or times",
+                        ));
                     }
-                    if global { self.global.extend(records) } else { ext.pax = records }
+                    if global && !ext.is_empty() {
+                        return Err(bad(
+                            name,
+                            "a global PAX header between an extension header and its entry",
+                        ));
+                    }
+                    if !global {
+                        ext.pax = records;
+                    }
+                    alone = global;
                 }
                 b'L' => self.long(&mut ext.long_name, name, size)?,
                 b'K' => self.long(&mut ext.long_link, name, size)?,
@@ -156,12 +184,8 @@ impl<R: Read> Reader<R> {
     }
 
     fn entry(&mut self, header: &[u8; BLOCK], flag: u8, size: u64, ext: Extensions) -> Result<Entry> {
-        let ustar = &header[257..263] == b"ustar\0" && &header[263..265] == b"00";
-        let mut name = field(header, 0, 100).to_vec();
-        let prefix = field(header, 345, 155);
-        if ustar && !prefix.is_empty() {
-            name = [prefix, b"/", &name].concat();
-        }
+        let mut name = header_name(header)?;
+        let slash = name.last() == Some(&b'/');
         let mut link = field(header, 157, 100).to_vec();
         if ext.long_name.is_some() && ext.pax.contains_key(&b"path"[..])
             || ext.long_link.is_some() && ext.pax.contains_key(&b"linkpath"[..])
@@ -174,6 +198,7 @@ impl<R: Read> Reader<R> {
         name = pax(b"path").cloned().unwrap_or(name);
         link = pax(b"linkpath").cloned().unwrap_or(link);
         let shown = name.clone();
+        self.at.clone_from(&shown);
         let decimal = |key: &[u8], old: Option<u64>| match pax(key) {
             Some(v) => plain_number(v).ok_or_else(|| bad(&shown, "malformed PAX number")),
             None => old.ok_or_else(|| bad(&shown, "malformed number")),
@@ -188,7 +213,11 @@ impl<R: Read> Reader<R> {
             None => size,
         };
         let kind = match flag {
-            b'0' | 0 | b'7' if name.last() == Some(&b'/') && !ustar => Kind::Directory,
+            // The header's own name says whether an old entry is a directory, or the final one does.
+            0 if slash != name.ends_with(b"/") => {
+                return Err(bad(&shown, "one of its two names ends in a slash"));
+            }
+            0 if slash => Kind::Directory,
             b'0' | 0 | b'7' => Kind::File,
             b'1' => Kind::HardLink,
             b'2' => Kind::Symlink,
@@ -202,16 +231,25 @@ impl<R: Read> Reader<R> {
         if ext.pax.keys().any(|k| k.starts_with(b"GNU.sparse.")) {
             return Err(bad(&shown, "GNU sparse files are not supported"));
         }
+        if ext.pax.keys().any(|k| k.starts_with(b"GNU.") || k == b"SCHILY.realsize") {
+            return Err(bad(&shown, "PAX records of volumes, dumps or sparse files are not supported"));
+        }
+        if kind != Kind::Directory && name.ends_with(b"/") {
+            return Err(bad(&shown, "a slash behind the name of what is no directory"));
+        }
+        if [&b"atime"[..], b"ctime"].iter().filter_map(|k| pax(k)).any(|v| time(v).is_none()) {
+            return Err(bad(&shown, "malformed PAX atime or ctime"));
+        }
         if kind != Kind::File && size != 0 {
             return Err(bad(&shown, "data behind an entry that has none"));
         }
         let entry = Entry {
             kind,
-            mode: number(&header[100..108]).ok_or_else(|| bad(&shown, "malformed mode"))? as u32 & 0o7777,
+            mode: mode(&header[100..108]).ok_or_else(|| bad(&shown, "malformed mode"))?,
             uid: decimal(b"uid", number(&header[108..116]))?,
             gid: decimal(b"gid", number(&header[116..124]))?,
             size,
-            mtime: match pax(b"mtime").or_else(|| self.global.get(&b"mtime"[..])) {
+            mtime: match pax(b"mtime") {
                 Some(v) => time(v).ok_or_else(|| bad(&shown, "malformed PAX mtime"))?,
                 None => (seconds(&header[136..148]).ok_or_else(|| bad(&shown, "malformed mtime"))?, 0),
             },
@@ -230,6 +268,9 @@ impl<R: Read> Reader<R> {
     }
 
     fn check(&mut self, e: &Entry) -> Result<()> {
+        if e.path.is_empty() && e.kind != Kind::Directory {
+            return Err(bad(&self.at, "the root as something else than a directory"));
+        }
         if matches!(e.kind, Kind::HardLink | Kind::Symlink)
             && (e.link.is_empty() || e.link.len() > self.bounds.path)
         {
@@ -261,7 +302,7 @@ impl<R: Read> Reader<R> {
             }
         };
         if n == 0 {
-            return Err(bad(b"", "the archive ends inside a file"));
+            return Err(bad(&self.at, "the archive ends inside a file"));
         }
         self.remaining -= n as u64;
         Ok(n)
@@ -271,26 +312,39 @@ impl<R: Read> Reader<R> {
         let mut waste = [0; 8192];
         while self.read(&mut waste)? > 0 {}
         let pad = std::mem::take(&mut self.padding);
-        self.input.read_exact(&mut waste[..pad]).map_err(|_| bad(b"", "the archive ends inside a block"))
+        self.input.read_exact(&mut waste[..pad]).map_err(|e| match e.kind() {
+            std::io::ErrorKind::UnexpectedEof => bad(&self.at, "the archive ends inside a block"),
+            _ => read_error(e),
+        })
     }
 
     /// The next header block; `None` at the end (two zero blocks, or the end of the input).
     fn header(&mut self) -> Result<Option<[u8; BLOCK]>> {
         let mut b = [0u8; BLOCK];
         if !self.block(&mut b)? {
-            return Ok(None);
+            return if self.started { Ok(None) } else { Err(bad(b"", "an empty file is no archive")) };
         }
         if b == [0; BLOCK] {
             let mut second = [0u8; BLOCK];
             if self.block(&mut second)? && second != [0; BLOCK] {
-                return Err(bad(b"", "data after a zero block"));
+                return Err(bad(&self.at, "data after a zero block"));
             }
             return Ok(None);
         }
-        let stored = number(&b[148..156]).ok_or_else(|| bad(b"", "malformed checksum"))?;
+        let name = field(&b, 0, 100);
+        // Octal only: not all readers take another form here.
+        let stored = number(&b[148..156]).filter(|_| b[148] & 0x80 == 0);
+        let stored = stored.ok_or_else(|| bad(name, "malformed checksum"))?;
         let sum: u64 =
             b.iter().enumerate().map(|(i, v)| if (148..156).contains(&i) { 32 } else { u64::from(*v) }).sum();
-        if stored == sum { Ok(Some(b)) } else { Err(bad(field(&b, 0, 100), "wrong header checksum")) }
+        if stored != sum {
+            return Err(bad(name, "wrong header checksum"));
+        }
+        // Nobody needs them, and some readers refuse a header in which they are no numbers.
+        if number(&b[329..337]).is_none() || number(&b[337..345]).is_none() {
+            return Err(bad(name, "malformed device numbers"));
+        }
+        Ok(Some(b))
     }
 
     /// Fills one block; false at the clean end of the input.
@@ -299,8 +353,11 @@ impl<R: Read> Reader<R> {
         while have < BLOCK {
             match self.input.read(&mut b[have..]) {
                 Ok(0) if have == 0 => return Ok(false),
-                Ok(0) => return Err(bad(b"", "the archive ends inside a header")),
-                Ok(n) => have += n,
+                Ok(0) => return Err(bad(&self.at, "the archive ends inside a header")),
+                Ok(n) => {
+                    have += n;
+                    self.started = true;
+                }
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(read_error(e)),
             }
@@ -317,6 +374,28 @@ fn padding(size: u64) -> usize {
     #[allow(clippy::cast_possible_truncation, reason = "below 512")]
     let rest = (size % BLOCK as u64) as usize;
     (BLOCK - rest) % BLOCK
+}
+
+/// The name in a header, which may be in two parts, cut in the same place by all readers.
+fn header_name(header: &[u8; BLOCK]) -> Result<Vec<u8>> {
+    let (name, prefix) = (field(header, 0, 100), field(header, 345, 155));
+    match &header[257..265] {
+        b"ustar\x0000" => {}
+        // Some read a prefix here nevertheless, some times.
+        b"ustar  \0" | b"\0\0\0\0\0\0\0\0" if prefix.is_empty() => {}
+        b"ustar  \0" | b"\0\0\0\0\0\0\0\0" => return Err(bad(name, "a prefix in a header that has none")),
+        _ => return Err(bad(name, "an unknown magic number")),
+    }
+    // The header of star has a shorter prefix and two times behind it.
+    if &header[508..] == b"tar\0" && (prefix.len() > 130 || header[476..500].iter().any(|b| *b != 0)) {
+        return Err(bad(name, "a prefix that may be one of star's"));
+    }
+    Ok(if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() })
+}
+
+/// Permission bits, with or without those of the type above them.
+fn mode(f: &[u8]) -> Option<u32> {
+    number(f).and_then(|n| u32::try_from(n).ok()).filter(|n| *n <= 0o7_777_777).map(|n| n & 0o7777)
 }
 
 /// A field up to its first NUL.
@@ -340,7 +419,9 @@ fn number(f: &[u8]) -> Option<u64> {
     let text = f.iter().skip_while(|c| **c == b' ').copied().collect::<Vec<u8>>();
     let digits: Vec<u8> = text.iter().copied().take_while(u8::is_ascii_digit).collect();
     let tail = &text[digits.len()..];
-    if digits.iter().any(|d| *d > b'7') || tail.iter().any(|c| *c != b' ' && *c != 0) {
+    // Nothing at all is 0, but only blanks are no number to some.
+    let blank = digits.is_empty() && f.contains(&b' ');
+    if blank || digits.iter().any(|d| *d > b'7') || tail.iter().any(|c| *c != b' ' && *c != 0) {
         return None;
     }
     digits.iter().try_fold(0u64, |n, d| n.checked_mul(8)?.checked_add(u64::from(d - b'0')))
@@ -365,7 +446,9 @@ fn plain_number(v: &[u8]) -> Option<u64> {
 fn time(v: &[u8]) -> Option<(i64, u32)> {
     let text = std::str::from_utf8(v).ok()?;
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    if fraction.bytes().any(|b| !b.is_ascii_digit()) {
+    // Below zero, what is cut off would change the seconds.
+    let cut = whole.starts_with('-') && fraction.len() > 9;
+    if cut || whole.starts_with('+') || fraction.bytes().any(|b| !b.is_ascii_digit()) {
         return None;
     }
     let seconds: i64 = whole.parse().ok()?;
@@ -394,7 +477,7 @@ fn parse_pax(data: &[u8], name: &[u8]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
         }
         let (key, value) = (record[..equals].to_vec(), record[equals + 1..].to_vec());
         let is_xattr = key.starts_with(b"SCHILY.xattr.");
-        if !is_xattr && value.contains(&0) {
+        if key.contains(&0) || !is_xattr && value.contains(&0) {
             return Err(bad(name, "a NUL byte in a PAX record"));
         }
         if records.insert(key, value).is_some() {
@@ -407,6 +490,9 @@ fn parse_pax(data: &[u8], name: &[u8]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
 
 /// Normalises a name: no absolute path, no `..`, no NUL; `./` and doubled slashes go.
 fn clean(name: Vec<u8>, bounds: &Bounds) -> Result<Vec<u8>> {
+    if name.is_empty() {
+        return Err(bad(&name, "an empty name"));
+    }
     if name.contains(&0) {
         return Err(bad(&name, "a NUL byte in the name"));
     }
