@@ -1,7 +1,7 @@
 //! Writes entries below one directory. Every parent is opened once with `openat2` so that no
 //! symlink, mount or `..` can lead out (THREATS rule R1), and everything acts on descriptors.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,8 +16,8 @@ use super::reader::{Entry, Kind, Reader};
 use crate::error::{Error, Result};
 use crate::tree::TreeRoot;
 
-/// Open parents kept; a layer rarely alternates between more.
-const PARENTS: usize = 256;
+/// Open directories kept; a layer rarely alternates between more.
+const HELD: usize = 64;
 
 /// How the caller may store what the archive says.
 #[derive(Clone, Copy, Debug)]
@@ -26,12 +26,20 @@ pub(crate) struct Policy {
     pub(crate) owners: bool,
 }
 
+/// An open directory and what it gets when it is let go: what is made in it changes its times, and some
+/// modes would keep us out or be handed on.
+struct Held {
+    fd: Rc<OwnedFd>,
+    /// `None`: as it is.
+    mode: Option<u32>,
+    times: Timestamps,
+}
+
 pub(crate) struct Extractor {
     root: TreeRoot,
     policy: Policy,
-    parents: HashMap<Vec<u8>, Rc<OwnedFd>>,
-    /// Directories get their mode and times last: files made in them would change both.
-    directories: BTreeMap<Vec<u8>, Entry>,
+    /// The directories in which entries are being made. However many an archive has, no more are kept.
+    held: HashMap<Vec<u8>, Held>,
     buffer: Vec<u8>,
     pub(crate) files: u64,
     pub(crate) bytes: u64,
@@ -48,8 +56,7 @@ impl Extractor {
         Ok(Extractor {
             root: TreeRoot::of(root)?,
             policy,
-            parents: HashMap::new(),
-            directories: BTreeMap::new(),
+            held: HashMap::new(),
             buffer: vec![0; 256 << 10],
             files: 0,
             bytes: 0,
@@ -58,13 +65,13 @@ impl Extractor {
     }
 
     /// Writes one entry and its data.
-    pub(crate) fn add<R: Read>(&mut self, mut e: Entry, input: &mut Reader<R>) -> Result<()> {
+    pub(crate) fn add<R: Read>(&mut self, e: Entry, input: &mut Reader<R>) -> Result<()> {
+        if self.held.len() >= HELD {
+            self.release()?;
+        }
         if e.path.is_empty() {
-            // The root directory itself: its mode and times, nothing to make.
-            if e.kind == Kind::Directory {
-                self.directories.insert(Vec::new(), e);
-            }
-            return Ok(());
+            // The root directory itself (the reader lets nothing else pass): nothing to make.
+            return self.describe(&e);
         }
         let (above, name) = split(&e.path);
         if above.split(|c| *c == b'/').any(|part| part.starts_with(b".wh.")) {
@@ -82,14 +89,7 @@ impl Extractor {
         match e.kind {
             Kind::Directory => {
                 self.make_directory(&parent, &name, &e)?;
-                if !e.xattrs.is_empty() {
-                    let fd = self.open(&e.path, OFlags::RDONLY | OFlags::DIRECTORY)?;
-                    // Set now and forgotten: a million directories must not keep a million values.
-                    for (key, value) in std::mem::take(&mut e.xattrs) {
-                        self.set_xattr(&fd, &key, &value, &e)?;
-                    }
-                }
-                self.directories.insert(e.path.clone(), e);
+                self.describe(&e)?;
             }
             Kind::File => self.file(&parent, &name, &e, input)?,
             Kind::Symlink => {
@@ -122,45 +122,111 @@ impl Extractor {
 
     /// Applies what had to wait for the files.
     pub(crate) fn finish(mut self) -> Result<(u64, u64, u64)> {
-        // What is below a directory comes after it in the order of names.
-        for e in std::mem::take(&mut self.directories).into_values().rev() {
-            let fd = self.open(&e.path, OFlags::RDONLY | OFlags::DIRECTORY)?;
-            self.finish_by_fd(&fd, &e)?;
-        }
+        self.release()?;
         Ok((self.files, self.bytes, self.skipped))
+    }
+
+    /// Lets all directories go.
+    fn release(&mut self) -> Result<()> {
+        for (path, dir) in self.held.drain() {
+            if let Some(mode) = dir.mode {
+                rustix::fs::fchmod(&dir.fd, Mode::from_raw_mode(mode))
+                    .map_err(failed(&path, "set the mode of"))?;
+            }
+            rustix::fs::futimens(&dir.fd, &dir.times).map_err(failed(&path, "set the time of"))?;
+        }
+        Ok(())
+    }
+
+    /// Gives a directory what its entry says: the mode and the times when it is let go.
+    fn describe(&mut self, e: &Entry) -> Result<()> {
+        let fd = self.parent(&e.path)?;
+        if self.policy.owners {
+            // Also to root: an earlier entry may have said another.
+            let (uid, gid) = owner(e);
+            rustix::fs::fchown(&*fd, Some(uid), Some(gid)).map_err(failed(&e.path, "set the owner of"))?;
+        }
+        for (key, value) in &e.xattrs {
+            self.set_xattr(&fd, key, value, e)?;
+        }
+        self.held.insert(e.path.clone(), Held { fd, mode: Some(e.mode), times: times(e) });
+        Ok(())
     }
 
     fn open(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd> {
         self.root.entry(path, flags | OFlags::NOFOLLOW).map_err(failed(path, "open"))
     }
 
-    /// The directory `path`, made with mode 755 where it is missing.
+    /// The directory `path`, open to make entries in it; made with mode 755 where it is missing.
     fn parent(&mut self, path: &[u8]) -> Result<Rc<OwnedFd>> {
-        if let Some(fd) = self.parents.get(path) {
-            return Ok(Rc::clone(fd));
+        if let Some(dir) = self.held.get(path) {
+            return Ok(Rc::clone(&dir.fd));
         }
-        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let (above, name) = split(path);
+        let mut made = false;
         let fd = match self.open(path, flags) {
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                let (above, name) = split(path);
                 let above = self.parent(above)?;
-                rustix::fs::mkdirat(&above, OsStr::from_bytes(name), Mode::from_raw_mode(0o755))
+                rustix::fs::mkdirat(&above, OsStr::from_bytes(name), Mode::RWXU)
                     .map_err(failed(path, "make the directory"))?;
-                // One that the archive does not mention has the same time wherever it is unpacked.
-                self.directories.insert(path.to_vec(), Entry::directory(path, 0o755));
+                made = true;
+                // A chain of new ones holds no more descriptors than others.
+                if self.held.len() >= 2 * HELD {
+                    self.release()?;
+                }
                 self.open(path, flags)?
+            }
+            // Not root's: a mode that the archive gave it, or one above it, keeps us out.
+            Err(Error::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::PermissionDenied && !path.is_empty() =>
+            {
+                return self.unlock(path);
             }
             Err(Error::Io { source, .. }) if source.raw_os_error().is_some_and(|e| e == 40 || e == 20) => {
                 return Err(Error::archive(path, "its parent is a symlink or a file in the same archive"));
             }
             other => other?,
         };
-        if self.parents.len() >= PARENTS {
-            self.parents.clear();
-        }
+        let (mode, times) = if made {
+            // One that the archive does not mention is the same wherever it is unpacked.
+            (Some(0o755), Timestamps { last_access: EPOCH, last_modification: EPOCH })
+        } else {
+            let stat = rustix::fs::fstat(&fd).map_err(failed(path, "look at"))?;
+            (self.widen(&fd, stat.st_mode & 0o7777, path)?, times_of(&stat))
+        };
+        Ok(self.hold(path, fd, mode, times))
+    }
+
+    fn hold(&mut self, path: &[u8], fd: OwnedFd, mode: Option<u32>, times: Timestamps) -> Rc<OwnedFd> {
         let fd = Rc::new(fd);
-        self.parents.insert(path.to_vec(), Rc::clone(&fd));
-        Ok(fd)
+        self.held.insert(path.to_vec(), Held { fd: Rc::clone(&fd), mode, times });
+        fd
+    }
+
+    /// Makes a directory usable for us, and its group not that of what is made in it. Returns the mode to
+    /// give back.
+    fn widen(&self, fd: &OwnedFd, mode: u32, path: &[u8]) -> Result<Option<u32>> {
+        let wide = (mode | 0o700) & !0o2000;
+        if wide == mode {
+            return Ok(None);
+        }
+        rustix::fs::fchmod(fd, Mode::from_raw_mode(wide)).map_err(failed(path, "set the mode of"))?;
+        Ok(Some(mode))
+    }
+
+    /// The same for a directory that cannot be opened with the mode that it has.
+    fn unlock(&mut self, path: &[u8]) -> Result<Rc<OwnedFd>> {
+        let (above, name) = split(path);
+        let above = self.parent(above)?;
+        let stat = there(&above, name, path)?.filter(|s| FileType::from_raw_mode(s.st_mode).is_dir());
+        let Some(stat) = stat else {
+            return Err(Error::archive(path, "its parent is a symlink or a file in the same archive"));
+        };
+        rustix::fs::chmodat(&above, OsStr::from_bytes(name), Mode::RWXU, AtFlags::empty())
+            .map_err(failed(path, "set the mode of"))?;
+        let fd = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        Ok(self.hold(path, fd, Some(stat.st_mode & 0o7777), times_of(&stat)))
     }
 
     /// Makes room for an entry that replaces an earlier one.
@@ -168,9 +234,8 @@ impl Extractor {
         match rustix::fs::unlinkat(parent, OsStr::from_bytes(name), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(Errno::ISDIR) => {
-                // Later entries win, as with tar; the cached parents below it are gone with it.
-                self.parents.retain(|p, _| !below(p, path));
-                self.directories.retain(|d, _| !below(d, path));
+                // Later entries win, as with tar; what is held below it is gone with it.
+                self.held.retain(|p, _| !below(p, path));
                 crate::fsx::remove_tree(parent.as_fd(), OsStr::from_bytes(name))
                     .map_err(Error::io("replace", Path::new(OsStr::from_bytes(path)).to_owned()))
             }
@@ -179,27 +244,20 @@ impl Extractor {
     }
 
     fn make_directory(&mut self, parent: &OwnedFd, name: &[u8], e: &Entry) -> Result<()> {
-        // Writable for us until `finish` sets the real mode.
-        let mode = Mode::from_raw_mode(e.mode | 0o700);
         let mut replaces = false;
         for _ in 0..2 {
-            match rustix::fs::mkdirat(parent, OsStr::from_bytes(name), mode) {
-                Err(Errno::EXIST) => match self.open(&e.path, OFlags::PATH | OFlags::DIRECTORY) {
-                    Ok(_) => return Ok(()),
-                    // No directory: the later entry wins. Any other failure must not remove what is there.
-                    Err(Error::Io { source, .. })
-                        if source.raw_os_error().is_some_and(|e| e == 40 || e == 20) =>
-                    {
-                        // What it replaces, a whiteout above all, hid the directory of the lower layers.
-                        self.clear(parent, name, &e.path)?;
-                        replaces = true;
+            match rustix::fs::mkdirat(parent, OsStr::from_bytes(name), Mode::RWXU) {
+                Err(Errno::EXIST) => {
+                    let stat = there(parent, name, &e.path)?;
+                    if stat.is_some_and(|s| FileType::from_raw_mode(s.st_mode).is_dir()) {
+                        return Ok(());
                     }
-                    Err(e) => return Err(e),
-                },
-                other => {
-                    other.map_err(failed(&e.path, "make the directory"))?;
-                    return if replaces { self.opaque(&e.path) } else { Ok(()) };
+                    self.clear(parent, name, &e.path)?;
+                    replaces = true;
                 }
+                // What it replaces, a whiteout above all, had hidden the directory of the lower layers.
+                Ok(()) if replaces => return self.opaque(&e.path),
+                other => return other.map_err(failed(&e.path, "make the directory")),
             }
         }
         Err(failed(&e.path, "make the directory")(Errno::EXIST))
@@ -294,10 +352,10 @@ impl Extractor {
     }
 
     /// Hides what the lower layers have in a directory.
-    fn opaque(&self, path: &[u8]) -> Result<()> {
-        let fd = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+    fn opaque(&mut self, path: &[u8]) -> Result<()> {
+        let fd = self.parent(path)?;
         let key = if self.policy.owners { "trusted.overlay.opaque" } else { "user.overlay.opaque" };
-        rustix::fs::fsetxattr(&fd, key, b"y", XattrFlags::empty())
+        rustix::fs::fsetxattr(&*fd, key, b"y", XattrFlags::empty())
             .map_err(failed(path, "mark the directory as opaque"))
     }
 
@@ -361,6 +419,19 @@ fn owner(e: &Entry) -> (Uid, Gid) {
     #[allow(clippy::cast_possible_truncation, reason = "the reader checked the range")]
     let ids = (Uid::from_raw(e.uid as u32), Gid::from_raw(e.gid as u32));
     ids
+}
+
+const EPOCH: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+
+/// The times that a directory has, to give them back.
+fn times_of(stat: &Stat) -> Timestamps {
+    #[allow(
+        clippy::cast_possible_wrap,
+        clippy::unnecessary_cast,
+        reason = "below 10^9; the type differs by target"
+    )]
+    let t = Timespec { tv_sec: stat.st_mtime as i64, tv_nsec: stat.st_mtime_nsec as _ };
+    Timestamps { last_access: t, last_modification: t }
 }
 
 fn times(e: &Entry) -> Timestamps {
