@@ -6,13 +6,14 @@ use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use crate::archive::Bounds;
 use crate::archive::extract::{Extractor, Policy};
-use crate::archive::reader::Reader;
+use crate::archive::reader::{Reader, read_error};
 use crate::compress::Compression;
 use crate::digest::{Digest, Tee};
 use crate::error::{Error, Result};
@@ -89,6 +90,36 @@ const MAX_TRAILER: u64 = 64 << 20;
 const PIECE: usize = 120 << 10;
 const PIECES: usize = 16;
 
+/// Plain bytes of which each stored one may become so many, and how many are free: a small archive must not
+/// fill a disk.
+const MAX_RATIO: u64 = 1000;
+const FREE: u64 = 64 << 20;
+
+/// Counts what is taken out of a buffer.
+struct Taken<'a, R> {
+    input: R,
+    bytes: &'a AtomicU64,
+}
+
+impl<R: BufRead> Read for Taken<'_, R> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.input.read(buf)?;
+        self.bytes.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(n)
+    }
+}
+
+impl<R: BufRead> BufRead for Taken<'_, R> {
+    fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
+        self.input.fill_buf()
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.bytes.fetch_add(n as u64, Ordering::Relaxed);
+        self.input.consume(n);
+    }
+}
+
 /// A piece of the plain archive, or why there is no more.
 type Piece = std::io::Result<Arc<Vec<u8>>>;
 
@@ -137,12 +168,19 @@ fn read_archive(
     let mut outer = BufReader::with_capacity(1 << 20, Tee::new(input, copy));
     let compression = Compression::detect(outer.fill_buf()?);
     {
-        let mut reader = compression.reader(&mut outer)?;
+        let (taken, mut given) = (AtomicU64::new(0), 0u64);
+        let mut reader = compression.reader(Taken { input: &mut outer, bytes: &taken })?;
         loop {
             let mut piece = Vec::with_capacity(PIECE);
             let read = (&mut reader).take(PIECE as u64).read_to_end(&mut piece);
             let piece = Arc::new(piece);
             let ended = piece.is_empty();
+            given += piece.len() as u64;
+            if given > FREE && given / MAX_RATIO > taken.load(Ordering::Relaxed) {
+                let limit = Error::Limit { what: "the ratio of plain to compressed bytes", limit: MAX_RATIO };
+                let _ = plain.send(Err(std::io::Error::other(limit)));
+                return Ok(None);
+            }
             if !ended && (hashed.send(Arc::clone(&piece)).is_err() || plain.send(Ok(piece)).is_err()) {
                 return Ok(None);
             }
@@ -230,8 +268,7 @@ impl Store {
         let (files, bytes, skipped) = extractor.finish()?;
         tracing::debug!(files, bytes, skipped, "unpacked");
         let mut rest = reader.into_inner().take(MAX_TRAILER + 1);
-        let trailer =
-            std::io::copy(&mut rest, &mut std::io::sink()).map_err(Error::io("decompress", "the archive"))?;
+        let trailer = std::io::copy(&mut rest, &mut std::io::sink()).map_err(read_error)?;
         if trailer > MAX_TRAILER {
             return Err(Error::Limit { what: "what follows the end of the archive", limit: MAX_TRAILER });
         }
