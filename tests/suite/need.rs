@@ -34,6 +34,8 @@ pub enum Need {
     X86_64,
     /// mkfs.ext4, losetup and fsfreeze, and a kernel with loop devices and ext4; useful to root only.
     Ext4,
+    /// GNU tar, Python and Go: readers of archives to compare with.
+    Readers,
     /// Debian with servers and languages at `target/software.tar` (`.ci/software` makes it).
     Software,
 }
@@ -54,6 +56,7 @@ impl Need {
             Need::X86_64 => "x86_64",
             Need::Ext4 => "ext4",
             Need::Software => "software",
+            Need::Readers => "readers",
         }
     }
 
@@ -88,6 +91,7 @@ impl Need {
                     && programs.iter().all(|(program, argument)| runs(program, argument))
             }
             Need::Software => software().exists(),
+            Need::Readers => ["tar", "python3"].iter().all(|p| runs(p, "--version")) && runs("go", "version"),
         }
     }
 }
