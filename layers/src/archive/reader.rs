@@ -12,6 +12,16 @@ use crate::error::{Error, Result};
 mod fields;
 
 const BLOCK: usize = 512;
+/// The numbers of a header: where, how long, and what they are when they are none.
+const NUMBERS: [(usize, usize, &str); 7] = [
+    (100, 8, "malformed mode"),
+    (108, 8, "malformed number of the owner"),
+    (116, 8, "malformed number of the group"),
+    (124, 12, "malformed size"),
+    (136, 12, "malformed mtime"),
+    (329, 8, "malformed device numbers"),
+    (337, 8, "malformed device numbers"),
+];
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,6 +214,9 @@ impl<R: Read> Reader<R> {
             0 if slash != name.ends_with(b"/") => {
                 return Err(bad(&shown, "one of its two names ends in a slash"));
             }
+            0 if slash && name.iter().all(|c| *c == b'/') => {
+                return Err(bad(&shown, "the root as something else than a directory"));
+            }
             0 if slash => Kind::Directory,
             b'0' | 0 | b'7' => Kind::File,
             b'1' => Kind::HardLink,
@@ -223,6 +236,9 @@ impl<R: Read> Reader<R> {
         }
         if kind != Kind::Directory && name.ends_with(b"/") {
             return Err(bad(&shown, "a slash behind the name of what is no directory"));
+        }
+        if pax(b"hdrcharset").is_some_and(|v| v != b"BINARY" && v != b"ISO-IR 10646 2000 UTF-8") {
+            return Err(bad(&shown, "an unknown PAX hdrcharset"));
         }
         if [&b"atime"[..], b"ctime"].iter().filter_map(|k| pax(k)).any(|v| time(v).is_none()) {
             return Err(bad(&shown, "malformed PAX atime or ctime"));
@@ -327,9 +343,12 @@ impl<R: Read> Reader<R> {
         if stored != sum {
             return Err(bad(name, "wrong header checksum"));
         }
-        // Nobody needs them, and some readers refuse a header in which they are no numbers.
-        if number(&b[329..337]).is_none() || number(&b[337..345]).is_none() {
-            return Err(bad(name, "malformed device numbers"));
+        // Also those that nobody needs, or that a PAX record replaces: some readers refuse a header in which
+        // they are no numbers.
+        for (at, len, reason) in NUMBERS {
+            if number(&b[at..at + len]).is_none() {
+                return Err(bad(name, reason));
+            }
         }
         Ok(Some(b))
     }
