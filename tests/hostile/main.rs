@@ -70,7 +70,15 @@ pub fn number(variable: &str, default: u64) -> u64 {
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     if let Some(role) = args.get(1).and_then(|a| a.strip_prefix("--as=")) {
-        return bombs::play(role);
+        return match role.strip_prefix("seed=") {
+            // The archive of one number, to look at.
+            Some(seed) => std::io::Write::write_all(
+                &mut std::io::stdout(),
+                &generate::archive(seed.parse().expect("a number")),
+            )
+            .expect("written"),
+            None => bombs::play(role),
+        };
     }
     let arguments = Arguments::from_args();
     let listing = arguments.list;

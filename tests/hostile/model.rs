@@ -78,6 +78,13 @@ impl Model {
         if replaced != Some('d') {
             self.remove(name);
         }
+        // Nobody removes the attributes that an earlier entry gave it.
+        let mut node = node;
+        if let (Some('d'), Some(i), Some(new)) = (replaced, self.names.get(name), &mut node.xattrs) {
+            let mut all = self.files[*i].xattrs.clone().unwrap_or_default();
+            all.append(new);
+            *new = all;
+        }
         // The mark is an attribute of ours, which other readers do not list.
         let first = if opaque { b"opaque".to_vec() } else { vec![] };
         self.put(name, Node { first, ..node });

@@ -73,6 +73,7 @@ pub fn cases() -> Vec<Case> {
         refused("root_as_hard_link", tar(&[file("a", b""), hard(".", "a")]), &["\".\"", "root"]),
         refused("root_as_fifo", tar(&[fifo(".")]), &["\".\"", "root"]),
         refused("root_as_device", tar(&[device(".")]), &["\".\"", "root"]),
+        refused("root_as_old_slash_file", tar(&[head("/", 0).v7().alone()]), &["\"/\"", "root"]),
         refused("root_as_slash_file", f("/"), &["\"/\""]),
         read(
             "root",

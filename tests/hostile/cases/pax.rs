@@ -93,6 +93,18 @@ pub fn cases() -> Vec<Case> {
             tar(&[file("a", b"x"), pax(rec("size", "512")), hard("h", "a"), file("b", b"x")]),
             &["\"h\"", "data"],
         ),
+        key("charset_unknown", "hdrcharset", "EBCDIC", &["\"a\"", "hdrcharset"]),
+        raw("charset_not_utf8", &rec("hdrcharset", b"\xff"), &["\"a\"", "hdrcharset"]),
+        refused(
+            "uid_over_one_that_is_none",
+            tar(&[pax(rec("uid", "5")), head("a", b'0').field(108, 8, b"nobody").with(b"x")]),
+            &["\"a\"", "number"],
+        ),
+        refused(
+            "mtime_of_the_header_of_the_header",
+            tar(&[head("p", b'x').field(136, 12, b"8").with(&rec("uid", "5")), file("a", b"x")]),
+            &["\"p\"", "mtime"],
+        ),
         key("uid_negative", "uid", "-1", &["\"a\"", "PAX number"]),
         key("uid_text", "uid", "root", &["\"a\"", "PAX number"]),
         key("uid_empty", "uid", "", &["\"a\"", "PAX number"]),
