@@ -128,10 +128,16 @@ impl Model {
         }
         if let Some(hidden) = last.strip_prefix(b".wh.") {
             let hidden = if above.is_empty() { hidden.to_vec() } else { [above, b"/", hidden].concat() };
-            if self.kind(&hidden).is_some_and(|k| k != 'w') {
-                return Err(format!("{shown:?} deletes what is in the same archive"));
+            match self.kind(&hidden) {
+                None | Some('w') => self.put(&hidden, Node::whiteout()),
+                // It speaks of the layers below.
+                Some('d') => {
+                    if let Some(i) = self.names.get(&hidden) {
+                        self.files[*i].first = b"opaque".to_vec();
+                    }
+                }
+                Some(_) => {}
             }
-            self.put(&hidden, Node::whiteout());
             return Ok(());
         }
         match e.kind {

@@ -12,13 +12,14 @@ use crate::error::{Error, Result};
 mod fields;
 
 const BLOCK: usize = 512;
+const MTIME: usize = 136;
 /// The numbers of a header: where, how long, and what they are when they are none.
 const NUMBERS: [(usize, usize, &str); 7] = [
     (100, 8, "malformed mode"),
     (108, 8, "malformed number of the owner"),
     (116, 8, "malformed number of the group"),
     (124, 12, "malformed size"),
-    (136, 12, "malformed mtime"),
+    (MTIME, 12, "malformed mtime"),
     (329, 8, "malformed device numbers"),
     (337, 8, "malformed device numbers"),
 ];
@@ -254,7 +255,7 @@ impl<R: Read> Reader<R> {
             size,
             mtime: match pax(b"mtime") {
                 Some(v) => time(v).ok_or_else(|| bad(&shown, "malformed PAX mtime"))?,
-                None => (seconds(&header[136..148]).ok_or_else(|| bad(&shown, "malformed mtime"))?, 0),
+                None => (seconds(&header[MTIME..148]).ok_or_else(|| bad(&shown, "malformed mtime"))?, 0),
             },
             xattrs: ext
                 .pax
@@ -346,7 +347,10 @@ impl<R: Read> Reader<R> {
         // Also those that nobody needs, or that a PAX record replaces: some readers refuse a header in which
         // they are no numbers.
         for (at, len, reason) in NUMBERS {
-            if number(&b[at..at + len]).is_none() {
+            let f = &b[at..at + len];
+            // Only a time may be negative.
+            let valid = if at == MTIME { seconds(f).is_some() } else { number(f).is_some() };
+            if !valid {
                 return Err(bad(name, reason));
             }
         }
