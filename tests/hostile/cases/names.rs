@@ -239,5 +239,20 @@ pub fn cases() -> Vec<Case> {
             &[("d", Node::dir().mode(0o2770).time(7, 0)), ("d/f", x())],
         ),
     ]);
+    // More than are held open at once, and each visited again: modes, owners and times as if it never was.
+    let mut turns: Vec<Vec<u8>> = (0..150u64)
+        .map(|i| head(format!("d{i}"), b'5').mode(0o2700 + i % 64).uid(i).mtime(i).alone())
+        .collect();
+    turns.extend((0..300).map(|i| file(format!("d{}/{}", i % 150, i / 150), b"x")));
+    turns.extend((0..150).map(|i| file(format!("d{i}/e/f"), b"x")));
+    let mut nodes = Vec::new();
+    for i in 0..150u32 {
+        let d = Node::dir().mode(0o2700 + i % 64).owner(i.into(), 0).time(i.into(), 0);
+        nodes.push((format!("d{i}"), d));
+        nodes.extend(["0", "1", "e/f"].map(|f| (format!("d{i}/{f}"), x())));
+        nodes.push((format!("d{i}/e"), Node::made()));
+    }
+    let nodes = nodes.into_iter().map(|(name, node)| (name.into_bytes(), node)).collect();
+    all.push(read_bytes("many_directories_in_turns", tar(&turns), nodes));
     all
 }
