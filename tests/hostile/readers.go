@@ -34,6 +34,9 @@ func list(data []byte, out *bufio.Writer) error {
 			continue
 		}
 		sum, kind := crc32.NewIEEE(), h.Typeflag
+		if kind == tar.TypeGNUSparse {
+			kind = tar.TypeReg // Read with its holes filled.
+		}
 		if _, err := io.Copy(sum, t); err != nil {
 			return err
 		}

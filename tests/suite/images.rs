@@ -22,6 +22,7 @@ pub fn tests() -> Vec<Trial> {
         test("load_refuses_what_is_broken_or_ambiguous", any, broken),
         test("a_dropped_transfer_leaves_nothing", any, cancelled),
         test("gc_removes_what_nobody_needs", any, collection),
+        test("sparse_files_of_gnu_tar_keep_their_holes", any, sparse),
         test("disk_usage_tells_what_is_shared", any, usage),
         test("fsck_finds_and_repairs", any, repair),
     ]
@@ -386,6 +387,36 @@ async fn cancelled() {
     for image in two.image().list().await.expect("listed") {
         assert!(sh(&two, "true").image(&image.name).output().await.expect("it runs").status.success());
     }
+}
+
+async fn sparse() {
+    use std::os::unix::fs::{FileExt, MetadataExt};
+    let root = Root::new("sparse");
+    let e = own_engine(&root.0).await;
+    let tree = root.0.join("tree");
+    std::fs::create_dir_all(&tree).expect("made");
+    let file = std::fs::File::create(tree.join("holes")).expect("made");
+    // More pieces than an old header holds, and a hole at the end.
+    for i in 0..60u64 {
+        file.write_all_at(format!("piece {i}").as_bytes(), i << 20).expect("written");
+    }
+    file.set_len(100 << 20).expect("set");
+    for (format, name) in [("gnu", "old"), ("posix", "pax")] {
+        let tar = root.0.join(format!("{name}.tar"));
+        let mut c = std::process::Command::new("tar");
+        c.args(["-S", "--format", format, "-C"]).arg(&tree).arg("-cf").arg(&tar).arg("holes");
+        assert!(c.status().expect("GNU tar").success());
+        assert!(std::fs::metadata(&tar).expect("made").len() < 2 << 20, "it is a sparse archive");
+        let image = e.image().import(&tar).tag(format!("{name}:1")).await.expect("imported");
+        let layer = root.0.join("layers").join(image.layers()[0].trim_start_matches("sha256:"));
+        let unpacked = std::fs::metadata(layer.join("holes")).expect("unpacked");
+        assert_eq!(unpacked.len(), 100 << 20);
+        assert!(unpacked.blocks() * 512 < 2 << 20, "{} blocks", unpacked.blocks());
+        let same =
+            std::process::Command::new("cmp").arg(tree.join("holes")).arg(layer.join("holes")).status();
+        assert!(same.expect("diffutils").success());
+    }
+    assert!(e.fsck(Check::Content, false).await.expect("checked").is_empty());
 }
 
 async fn usage() {

@@ -281,6 +281,10 @@ impl Extractor {
             other => other,
         };
         let fd = fd.map_err(failed(&e.path, "create"))?;
+        if let Some(pieces) = &e.pieces {
+            self.pieces(&fd, pieces, e, input)?;
+            return self.finish_by_fd(&fd, e);
+        }
         loop {
             // One write for small files: fill the buffer before writing.
             let mut have = 0;
@@ -302,6 +306,35 @@ impl Extractor {
             }
         }
         self.finish_by_fd(&fd, e)
+    }
+
+    /// Writes what a sparse file has, and leaves its holes.
+    fn pieces<R: Read>(
+        &mut self,
+        fd: &OwnedFd,
+        pieces: &[(u64, u64)],
+        e: &Entry,
+        input: &mut Reader<R>,
+    ) -> Result<()> {
+        for (place, length) in pieces {
+            let (mut at, end) = (*place, place + length);
+            while at < end {
+                let want = self.buffer.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
+                let have = input.read(&mut self.buffer[..want])?;
+                if have == 0 {
+                    return Err(Error::archive(&e.path, "less data than the map of a sparse file says"));
+                }
+                let mut rest = &self.buffer[..have];
+                while !rest.is_empty() {
+                    let n = rustix::io::retry_on_intr(|| rustix::io::pwrite(fd, rest, at))
+                        .map_err(failed(&e.path, "write"))?;
+                    at += n as u64;
+                    rest = &rest[n..];
+                }
+                self.bytes += have as u64;
+            }
+        }
+        rustix::fs::ftruncate(fd, e.size).map_err(failed(&e.path, "set the size of"))
     }
 
     fn hard_link(&mut self, parent: &OwnedFd, name: &[u8], e: &Entry) -> Result<()> {

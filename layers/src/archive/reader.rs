@@ -10,6 +10,7 @@ use super::Bounds;
 use crate::error::{Error, Result};
 
 mod fields;
+mod sparse;
 
 const BLOCK: usize = 512;
 const MTIME: usize = 136;
@@ -48,6 +49,8 @@ pub(crate) struct Entry {
     pub(crate) size: u64,
     pub(crate) mtime: (i64, u32),
     pub(crate) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Where a sparse file has data: [`Reader::read`] gives these pieces, one after the other.
+    pub(crate) pieces: Option<sparse::Map>,
 }
 
 #[derive(Default)]
@@ -193,7 +196,8 @@ impl<R: Read> Reader<R> {
         name = ext.long_name.unwrap_or(name);
         link = ext.long_link.unwrap_or(link);
         let pax = |key: &[u8]| ext.pax.get(key);
-        name = pax(b"path").cloned().unwrap_or(name);
+        let holes = sparse::of_pax(&ext.pax).map_err(|reason| bad(&name, reason))?;
+        name = pax(b"path").or(holes.as_ref().map(|(name, _)| name)).cloned().unwrap_or(name);
         link = pax(b"linkpath").cloned().unwrap_or(link);
         let shown = name.clone();
         self.at.clone_from(&shown);
@@ -220,19 +224,21 @@ impl<R: Read> Reader<R> {
             }
             0 if slash => Kind::Directory,
             b'0' | 0 | b'7' => Kind::File,
+            b'S' if holes.is_none() && &header[257..265] == b"ustar  \0" => Kind::File,
             b'1' => Kind::HardLink,
             b'2' => Kind::Symlink,
             b'3' => Kind::CharDevice,
             b'4' => Kind::BlockDevice,
             b'5' => Kind::Directory,
             b'6' => Kind::Fifo,
-            b'S' => return Err(bad(&shown, "GNU sparse files are not supported")),
             _ => return Err(bad(&shown, "unknown entry type")),
         };
-        if ext.pax.keys().any(|k| k.starts_with(b"GNU.sparse.")) {
-            return Err(bad(&shown, "GNU sparse files are not supported"));
+        if kind != Kind::File && holes.is_some() {
+            return Err(bad(&shown, "a sparse file that is no file"));
         }
-        if ext.pax.keys().any(|k| k.starts_with(b"GNU.") || k == b"SCHILY.realsize") {
+        let foreign =
+            |k: &[u8]| k.starts_with(b"GNU.") && !k.starts_with(b"GNU.sparse.") || k == b"SCHILY.realsize";
+        if ext.pax.keys().any(|k| foreign(k)) {
             return Err(bad(&shown, "PAX records of volumes, dumps or sparse files are not supported"));
         }
         if kind != Kind::Directory && name.ends_with(b"/") {
@@ -247,6 +253,7 @@ impl<R: Read> Reader<R> {
         if kind != Kind::File && size != 0 {
             return Err(bad(&shown, "data behind an entry that has none"));
         }
+        let (size, stored, pieces) = self.pieces(header, flag, size, holes, &shown)?;
         let entry = Entry {
             kind,
             mode: mode(&header[100..108]).ok_or_else(|| bad(&shown, "malformed mode"))?,
@@ -264,11 +271,42 @@ impl<R: Read> Reader<R> {
                 .collect(),
             path: clean(name, &self.bounds)?,
             link,
+            pieces,
         };
         self.check(&entry)?;
-        self.remaining = entry.size;
-        self.padding = padding(entry.size);
+        self.remaining = stored;
+        self.padding = padding(stored);
         Ok(entry)
+    }
+
+    /// The size of a file, how much of it is stored, and where that belongs if it has holes.
+    fn pieces(
+        &mut self,
+        header: &[u8; BLOCK],
+        flag: u8,
+        size: u64,
+        holes: Option<(Vec<u8>, u64)>,
+        shown: &[u8],
+    ) -> Result<(u64, u64, Option<sparse::Map>)> {
+        let fault = |f| match f {
+            sparse::Fault::Bad(reason) => bad(shown, reason),
+            sparse::Fault::Io(e) => e,
+        };
+        let (whole, stored, map) = match holes {
+            None if flag != b'S' => return Ok((size, size, None)),
+            None => {
+                let (whole, map) = sparse::of_gnu(header, &mut self.input).map_err(fault)?;
+                (whole, size, map)
+            }
+            Some((_, whole)) => {
+                let (taken, map) = sparse::map_of_pax(&mut self.input, size).map_err(fault)?;
+                (whole, size - taken, map)
+            }
+        };
+        if !sparse::fits(&map, whole, stored) {
+            return Err(bad(shown, "a map of a sparse file that does not fit it"));
+        }
+        Ok((whole, stored, Some(map)))
     }
 
     fn check(&mut self, e: &Entry) -> Result<()> {

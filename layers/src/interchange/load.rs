@@ -94,6 +94,9 @@ impl Parts {
             let (above, _) = name.rsplit_once('/').unwrap_or(("", &name));
             let link = || String::from_utf8_lossy(&e.link).into_owned();
             let part = match e.kind {
+                Kind::File if e.pieces.is_some() => {
+                    return Err(Error::archive(&e.path, "a sparse file in an archive of images"));
+                }
                 Kind::File => {
                     let n = parts.len();
                     let path = ingest.path.join(n.to_string());
