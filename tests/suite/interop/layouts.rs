@@ -160,7 +160,8 @@ pub async fn whiteouts() {
     for name in &names {
         let path = top.join(name);
         if !path.is_dir() {
-            std::fs::write(path, "mine\n").expect("written");
+            let content = if name.contains(".wh.") { "" } else { "mine\n" };
+            std::fs::write(path, content).expect("written");
         }
     }
     done(Command::new("tar").arg("-cf").arg(&tar).arg("--no-recursion").arg("-C").arg(&top).args(&names));
