@@ -22,6 +22,7 @@ mod chart;
 mod disk;
 mod material;
 mod subjects;
+mod tools;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! The images that are unpacked: as OCI layout for those who read it, and as `docker save` writes for Docker.
 
+#![allow(dead_code, reason = "each of the benches that share it needs a part")]
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,24 +30,31 @@ impl Text {
     }
 
     pub fn bytes(&mut self, n: usize) -> Vec<u8> {
+        let mut out = self.noise(n);
+        out.iter_mut().for_each(|b| *b = b"etaoin shrdlu\nETA"[usize::from(*b & 15)]);
+        out
+    }
+
+    /// Bytes that do not compress.
+    pub fn noise(&mut self, n: usize) -> Vec<u8> {
         let mut out = Vec::with_capacity(n + 8);
         while out.len() < n {
             self.0 ^= self.0 << 13;
             self.0 ^= self.0 >> 7;
             self.0 ^= self.0 << 17;
-            out.extend(self.0.to_le_bytes().map(|b| b"etaoin shrdlu\nETA"[usize::from(b & 15)]));
+            out.extend(self.0.to_le_bytes());
         }
         out.truncate(n);
         out
     }
 }
 
-fn tar_of(path: &Path, files: impl Iterator<Item = (String, Vec<u8>)>) {
+pub fn tar_of(path: &Path, files: impl Iterator<Item = (String, Vec<u8>)>) {
     let mut out = tar::Builder::new(std::io::BufWriter::new(std::fs::File::create(path).expect("made")));
     for (name, content) in files {
         let mut header = tar::Header::new_ustar();
         header.set_size(content.len() as u64);
-        header.set_mode(0o644);
+        header.set_mode(if name.starts_with("bin/") { 0o755 } else { 0o644 });
         header.set_mtime(1_600_000_000);
         out.append_data(&mut header, name, content.as_slice()).expect("written");
     }
