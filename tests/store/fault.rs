@@ -41,8 +41,7 @@ pub fn calls(step: usize) -> Result<String, Failed> {
                 }
                 if !wrong.is_empty() {
                     let at = format!("{operation}, call {at} answers {errno}");
-                    println!("{at}: {wrong:#?}\n    {:?} {:?}", report.hit, report.stdout);
-                    failures.push(at);
+                    failures.push(format!("{at}: {wrong:?}, {:?}, {:?}", report.hit, report.stdout));
                 }
                 if failures.len() > 40 {
                     return Err(format!("{runs} runs: {failures:#?}").into());
