@@ -59,9 +59,7 @@ pub fn version() -> String {
 /// What Podman's default container reaches, or why it cannot say.
 pub fn podman() -> Result<Reach, String> {
     let mut c = daemon::podman(&scratch().join("podman"), &[]);
-    c.args(["run", "--rm", "--network", "none"])
-        .arg(format!("--cgroup-parent=/{}", cgroup()))
-        .arg("--rootfs")
+    c.args(["run", "--rm", "--network", "none", "--cgroups", "disabled", "--rootfs"])
         .arg(dir().join("image"))
         .arg("/probe")
         .args(program::namespaces());

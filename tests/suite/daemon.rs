@@ -94,12 +94,14 @@ impl Drop for Dockerd {
 /// mounts, leaves running and locks, also when it failed, ends with its namespaces. (Outside, Podman 4.3 asks
 /// for a limit of open files that a machine may refuse.)
 pub fn podman(storage: &Path, wrapper: &[&str]) -> Command {
-    // Its locks and its list of what runs are in these, whatever storage it is given.
-    let own = "mount -t tmpfs none /dev/shm; mount -t tmpfs none /run; exec \"$@\"";
+    // Its locks and its list of what runs are in these, whatever storage it is given. And without a look at
+    // the host's cgroups: crun refuses to run where those of v2 have a controller beside v1.
+    let own = "for d in /dev/shm /run /sys/fs/cgroup; do mount -t tmpfs none $d; done; exec \"$@\"";
     let mut c = Command::new("unshare");
     c.args(["--mount", "--pid", "--fork", "--mount-proc", "sh", "-ec", own, "sh"])
         .args(wrapper)
-        .arg("podman");
+        // Which does without cgroups when it is told to; runc does not.
+        .args(["podman", "--runtime", "crun"]);
     c.arg("--root").arg(storage.join("root")).arg("--runroot").arg(storage.join("run"));
     c
 }

@@ -76,7 +76,9 @@ impl Need {
             Need::Perl => Path::new("/usr/bin/perl").exists(),
             Need::Debian => debian().exists(),
             Need::Docker => root && ["dockerd", "docker"].iter().all(|p| runs(p, "--version")),
-            Need::ImageTools => root && ["podman", "skopeo", "umoci"].iter().all(|p| runs(p, "--version")),
+            Need::ImageTools => {
+                root && ["podman", "crun", "skopeo", "umoci"].iter().all(|p| runs(p, "--version"))
+            }
             Need::Registry => {
                 ["docker-registry", "skopeo"].iter().all(|p| runs(p, "--version"))
                     && runs("openssl", "version")

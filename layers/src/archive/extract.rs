@@ -105,10 +105,6 @@ impl Extractor {
                 rustix::fs::mknodat(&parent, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
                     .map_err(failed(&e.path, "make the fifo"))?;
                 self.finish_by_name(&parent, &name, &e)?;
-                // Whatever the umask, and after the owner. Nobody else can put a link there: we just made it,
-                // in a directory that is only ours.
-                rustix::fs::chmodat(&parent, path, Mode::from_raw_mode(e.mode), AtFlags::empty())
-                    .map_err(failed(&e.path, "set the mode of"))?;
             }
             // A container's devices come from its own /dev, never from an image. What had the name before
             // is gone as with the others.
