@@ -124,7 +124,7 @@ impl FromStr for Signal {
     type Err = Error;
     fn from_str(s: &str) -> Result<Signal, Error> {
         boxship_runtime::parse_signal(s).map(Signal).ok_or_else(|| {
-            Error::invalid("signal", format!("{s:?} is not a signal name or a number from 1 to 31"))
+            Error::invalid("signal", format!("{s:?} is neither the name nor the number of a signal"))
         })
     }
 }

@@ -339,6 +339,13 @@ impl Group {
                     settings.swap(i, i + 1);
                     self.write(&settings[i])?;
                 }
+                // The same where the memory alone is given, which then is the limit of both.
+                Err(Error::Io { .. })
+                    if settings[i].1 == "memory.limit_in_bytes" && limits.swap.is_none() =>
+                {
+                    self.without_swap(limits.memory.unwrap_or(u64::MAX))?;
+                    self.write(&settings[i])?;
+                }
                 other => other?,
             }
         }

@@ -79,7 +79,7 @@ impl Child<'_> {
             op::JOIN_CGROUP | op::WAIT_DONOR | op::SETNS_DONOR | op::UNSHARE | op::ENTER => self.namespaces(o),
             op::FS_OPEN | op::FS_STRING | op::FS_FLAG | op::FS_LAYER | op::FS_MOUNT => self.filesystem(o),
             op::PRIVATE_ROOT | op::OPEN | op::OPEN_TREE | op::IDMAP | op::ATTR | op::MOVE | op::PIVOT
-            | op::ROOT_ATTR | op::MASK | op::READONLY | op::OPEN_FD | op::BIND => self.mounts(o),
+            | op::ROOT_ATTR | op::MASK | op::READONLY => self.mounts(o),
             op::MKDIR | op::SYMLINK | op::MKNOD | op::CREATE | op::UNLINK | op::CHOWN | op::CLOSE => self.files(o),
             op::PTY | op::STDIO | op::SESSION | op::DIE_WITH_PARENT | op::HOLD | op::CHDIR | op::EXEC => self.process(o),
             _ => self.attributes(o),
@@ -186,11 +186,6 @@ impl Child<'_> {
                 let tree = sys::open_tree(self.slots.get(o.b)?, path, recursive)?;
                 self.slots.set(o.a, tree)?;
             }
-            op::OPEN_FD => {
-                let resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV;
-                let fd = sys::openat2(self.slots.get(o.b)?, self.text(o.c)?, O_PATH, resolve)?;
-                self.slots.set(o.a, fd)?;
-            }
             op::IDMAP => {
                 let userns = self.donor_user_namespace()?;
                 let r = sys::mount_setattr(self.slots.get(o.a)?, Text::EMPTY, MOUNT_ATTR_IDMAP, 0, 0, userns, recursive);
@@ -203,18 +198,6 @@ impl Child<'_> {
                 let mount = self.slots.get(o.a)?;
                 let target = self.target(o)?;
                 sys::move_mount(mount, target)?;
-                sys::close(target);
-            }
-            op::BIND => {
-                let source = self.lookup(self.text(o.a)?, O_PATH)?;
-                let tree = sys::open_tree(source, Text::EMPTY, false)?;
-                sys::close(source);
-                if o.c != 0 {
-                    sys::mount_setattr(tree, Text::EMPTY, o.c, 0, 0, 0, false)?;
-                }
-                let target = self.target(o)?;
-                sys::move_mount(tree, target)?;
-                sys::close(tree);
                 sys::close(target);
             }
             op::PIVOT => self.pivot(o)?,
@@ -517,8 +500,8 @@ impl Child<'_> {
                 for cap in 0..64u64 {
                     if o.a & (1 << cap) == 0 {
                         match sys::prctl(24, cap as usize, 0) {
-                            // The first number that the kernel does not know.
-                            Err(Errno(EINVAL)) => break,
+                            // The first number that the kernel does not know, and not a refusal.
+                            Err(Errno(EINVAL)) if sys::prctl(23, cap as usize, 0).is_err() => break,
                             other => other.map_err(|e| Failure(e, cap as u32))?,
                         };
                     }

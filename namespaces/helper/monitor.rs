@@ -69,8 +69,10 @@ impl Monitor<'_> {
         loop {
             let waiting = self.pending.start < self.pending.end;
             let mut fds = [PollFd { fd: -1, events: POLLIN, revents: 0 }; 8 + CLIENTS];
-            // While input waits for the container only hang-ups are of interest, which poll always tells.
+            // While input waits for the container no more is taken. Of the caller only its hang-up is of
+            // interest then, which poll always tells, and only if the container ends with it.
             let interest = if waiting { 0 } else { POLLIN };
+            let bound = self.header.flags & flag::DETACHED == 0;
             for (slot, fd) in fds.iter_mut().zip([
                 self.control, self.pidfd, self.report, self.handover, self.stdio[1], self.stdio[2],
                 self.slots.optional(self.header.listener), -1,
@@ -79,10 +81,11 @@ impl Monitor<'_> {
             }
             fds[0].events = interest;
             if waiting {
+                fds[0].fd = if bound { self.control } else { -1 };
                 fds[7] = PollFd { fd: self.stdio[0], events: POLLOUT, revents: 0 };
             }
             for (slot, fd) in fds[8..].iter_mut().zip(self.clients) {
-                *slot = PollFd { fd, events: interest, revents: 0 };
+                *slot = PollFd { fd: if waiting { -1 } else { fd }, events: POLLIN, revents: 0 };
             }
             if sys::poll(&mut fds).is_err() {
                 continue;
@@ -108,11 +111,14 @@ impl Monitor<'_> {
                 self.accept();
             }
             for i in 0..CLIENTS {
-                if ready(8 + i) && (waiting || self.pending.start >= self.pending.end) {
+                // The one before may have brought input that does not fit.
+                if ready(8 + i) && self.pending.start >= self.pending.end {
                     self.serve(i);
                 }
             }
-            if ready(0) && (waiting || self.pending.start >= self.pending.end) {
+            if ready(0) && waiting {
+                self.hung_up();
+            } else if ready(0) && self.pending.start >= self.pending.end {
                 self.control();
             }
             if ready(1) {
@@ -181,11 +187,7 @@ impl Monitor<'_> {
     fn tell(&mut self, kind: u32, a: u64, b: u64, exit: Exit, pass: Option<i32>) {
         let m = message::encode(&Message { kind, a, b, exit, ..Message::default() });
         if self.control >= 0 && again(|| sys::send(self.control, &m, &[], pass, 0)).is_err() {
-            sys::close(self.control);
-            self.control = -1;
-            if !self.started || self.header.flags & flag::DETACHED == 0 {
-                self.kill(SIGKILL);
-            }
+            self.hung_up();
         }
     }
 
@@ -351,13 +353,16 @@ impl Monitor<'_> {
         match message::receive(self.control, &mut b, MSG_DONTWAIT, &mut |fd| sys::close(fd)) {
             Ok(Some((m, tail))) => self.request(&m, tail),
             Err(Errno(EAGAIN)) => {}
-            _ => {
-                sys::close(self.control);
-                self.control = -1;
-                if !self.started || self.header.flags & flag::DETACHED == 0 {
-                    self.kill(SIGKILL);
-                }
-            }
+            _ => self.hung_up(),
+        }
+    }
+
+    /// The caller is gone.
+    fn hung_up(&mut self) {
+        sys::close(self.control);
+        self.control = -1;
+        if !self.started || self.header.flags & flag::DETACHED == 0 {
+            self.kill(SIGKILL);
         }
     }
 

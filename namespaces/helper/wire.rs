@@ -149,9 +149,7 @@ pub mod op {
     pub const SESSION: u32 = 43;
     pub const OPEN: u32 = 44; // a = slot, b = host path, c = expected (device, inode) as two u64s or 0; flags & 1 = no symlinks; before PIVOT
     pub const UNLINK: u32 = 45; // a = slot, b = name
-    pub const OPEN_FD: u32 = 46; // a = new slot, b = slot of a directory, c = name below it
     pub const CHOWN: u32 = 47; // a = slot, b = uid, c = gid
-    pub const BIND: u32 = 48; // a = source path inside the root, b = target path, flags = move_flag::*, c = MOUNT_ATTR_*
     pub const DIE_WITH_PARENT: u32 = 49;
     pub const ENTER: u32 = 50; // a = slot of a pidfd, b = CLONE_NEW* flags
 }

@@ -169,6 +169,16 @@ impl Attachment {
             .map_err(Error::io("talk to the monitor"))
     }
 
+    /// Has the monitor send a signal to the container's first process.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the monitor is gone.
+    pub fn kill(&self, signal: i32) -> Result<()> {
+        let number = u64::from(signal.cast_unsigned());
+        send(self.0.as_fd(), &message(request::KILL, number, 0), &[], &[])
+            .map_err(Error::io("talk to the monitor"))
+    }
+
     /// Sets the size of the terminal.
     ///
     /// # Errors

@@ -308,8 +308,13 @@ impl Child {
     /// # Errors
     /// [`Error::Invalid`] for a number that is no signal, [`Error::Io`] when it may not be sent.
     pub fn kill(&self, signal: i32) -> Result<()> {
-        let bad = || Error::invalid("signal", format!("{signal} is no signal number"));
-        let signal = Signal::from_named_raw(signal).ok_or_else(bad)?;
+        let Some(signal) = Signal::from_named_raw(signal) else {
+            if !(34..=64).contains(&signal) {
+                return Err(Error::invalid("signal", format!("{signal} is no signal number")));
+            }
+            // rustix has no safe way to name a real-time signal; the monitor sends any.
+            return self.request(request::KILL, u64::from(signal.cast_unsigned()));
+        };
         match rustix::process::pidfd_send_signal(&self.pidfd, signal) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(e) => Err(Error::io("send a signal")(e)),

@@ -186,8 +186,11 @@ impl Default for Config {
 
 fn random_id() -> String {
     let mut bytes = [0u8; 16];
-    // 16 bytes at once are never cut short (getrandom(2)).
-    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    // 16 bytes at once are never cut short, and nothing refuses them but a filter (getrandom(2)). Left empty,
+    // the second container with that id is refused.
+    let _ = rustix::io::retry_on_intr(|| {
+        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+    });
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
@@ -280,7 +283,10 @@ impl Config {
         if !self.workdir.is_absolute() {
             return bad("working directory", format!("{:?} is not an absolute path", self.workdir));
         }
-        for m in &self.mounts {
+        for (i, m) in self.mounts.iter().enumerate() {
+            if self.mounts[..i].iter().any(|other| other.target == m.target) {
+                return bad("mount target", format!("{:?} is given twice", m.target));
+            }
             let up = m.target.components().any(|c| c == Component::ParentDir);
             if !m.target.is_absolute() || up || m.target == Path::new("/") {
                 return bad("mount target", format!("{:?} is not an absolute path below /", m.target));
@@ -296,8 +302,8 @@ impl Config {
         for l in &self.ulimits {
             crate::plan::resource(&l.name)?;
         }
-        if !(1..=31).contains(&self.stop_signal) {
-            return bad("stop signal", format!("{} is not between 1 and 31", self.stop_signal));
+        if parse_signal(&self.stop_signal.to_string()).is_none() {
+            return bad("stop signal", format!("{} is no signal number", self.stop_signal));
         }
         self.limits.validate()?;
         Ok(())
@@ -336,14 +342,27 @@ fn covers_proc(target: &Path) -> bool {
     target.strip_prefix("/proc").is_ok_and(|below| !HARMLESS.iter().any(|name| below == Path::new(name)))
 }
 
-/// The number of `SIGTERM`, `TERM` or `15`; `None` for what is no signal.
+/// The signals that C libraries leave to programs, signal(7).
+const REAL_TIME: std::ops::RangeInclusive<i32> = 34..=64;
+
+/// The number of `SIGTERM`, `TERM`, `15` or `SIGRTMIN+3`; `None` for what is no signal.
 #[must_use]
 pub fn parse_signal(s: &str) -> Option<i32> {
     if let Ok(n) = s.parse::<i32>() {
-        return (1..=31).contains(&n).then_some(n);
+        return ((1..=31).contains(&n) || REAL_TIME.contains(&n)).then_some(n);
     }
-    let name = if s.starts_with("SIG") { s.to_owned() } else { format!("SIG{s}") };
-    name.parse::<nix::sys::signal::Signal>().ok().map(|s| s as i32)
+    let name = s.strip_prefix("SIG").unwrap_or(s);
+    let real_time = |first: i32, rest: &str| match rest.parse::<i32>() {
+        _ if rest.is_empty() => Some(first),
+        // With its sign.
+        Ok(n) if rest.starts_with(['+', '-']) => first.checked_add(n).filter(|n| REAL_TIME.contains(n)),
+        _ => None,
+    };
+    match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
+        (Some(rest), _) => real_time(*REAL_TIME.start(), rest),
+        (_, Some(rest)) => real_time(*REAL_TIME.end(), rest),
+        _ => format!("SIG{name}").parse::<nix::sys::signal::Signal>().ok().map(|s| s as i32),
+    }
 }
 
 #[cfg(test)]
@@ -356,6 +375,12 @@ mod tests {
             ["15", "TERM", "SIGQUIT", "31"].map(parse_signal),
             [Some(15), Some(15), Some(3), Some(31)]
         );
-        assert_eq!(["", "0", "32", "-1", "NOPE"].map(parse_signal), [None; 5]);
+        assert_eq!(
+            ["RTMIN", "SIGRTMIN+3", "RTMAX-1", "SIGRTMAX", "40"].map(parse_signal),
+            [Some(34), Some(37), Some(63), Some(64), Some(40)]
+        );
+        let none =
+            ["", "0", "32", "33", "65", "-1", "NOPE", "RTMIN3", "RTMIN-1", "RTMAX+1", "RTMIN+2147483647"];
+        assert_eq!(none.map(parse_signal), [None; 11]);
     }
 }

@@ -235,9 +235,12 @@ impl Container {
             let pid = (live.pid != 0).then_some(live.pid);
             return Ok(State { status, pid, started_ns: live.started_ns, exit: None });
         }
-        let exit =
-            std::fs::read_to_string(self.path().join("exit")).ok().and_then(|t| ExitStatus::parse(&t).ok());
-        let status = if self.was_started() || exit.is_some() { Status::Stopped } else { Status::Created };
+        let started = self.was_started();
+        let record = |name| std::fs::read_to_string(self.path().join(name)).ok();
+        // Whoever wanted to start it again may have died before it ran.
+        let text = record("exit").or_else(|| record("exit.previous").filter(|_| !started));
+        let exit = text.and_then(|t| ExitStatus::parse(&t).ok());
+        let status = if started || exit.is_some() { Status::Stopped } else { Status::Created };
         Ok(State { status, pid: None, started_ns: exit.map(|e| e.started_ns()), exit })
     }
 
@@ -322,8 +325,13 @@ impl Container {
     /// # Errors
     /// [`Error::State`] when it does not run; [`Error::Invalid`] for what is no signal.
     pub fn kill(&self, signal: i32) -> Result<()> {
-        let signal = Signal::from_named_raw(signal)
-            .ok_or_else(|| Error::invalid("signal", format!("{signal} is no signal number")))?;
+        let Some(signal) = Signal::from_named_raw(signal) else {
+            if !(34..=64).contains(&signal) {
+                return Err(Error::invalid("signal", format!("{signal} is no signal number")));
+            }
+            // rustix has no safe way to name a real-time signal; the monitor sends any.
+            return Ok(self.attach()?.kill(signal)?);
+        };
         let fd = self.process()?.ok_or_else(|| match self.state() {
             Ok(s) => self.refuse(Operation::Kill, s.status),
             Err(e) => e,

@@ -25,7 +25,7 @@ pub struct LogLine {
     pub stream: LogStream,
     /// The text without its line break.
     pub message: Vec<u8>,
-    /// Whether the line goes on in the next record.
+    /// Whether the line goes on in the next one.
     pub partial: bool,
 }
 
@@ -59,85 +59,122 @@ impl LogLine {
 #[derive(Debug)]
 pub struct LogReader {
     dir: PathBuf,
-    older: Vec<PathBuf>,
+    /// The file that is being read; it stays the same one whatever it is called by now.
     current: Option<BufReader<File>>,
     /// A record whose end is not written yet.
     pending: Vec<u8>,
+    /// The beginnings of lines that came in several records, of stdout and stderr.
+    begun: [Option<LogLine>; 2],
+}
+
+/// Longer lines are given in parts, as Docker does.
+const LONGEST: usize = 16 << 10;
+
+fn identity(m: &std::fs::Metadata) -> (u64, u64) {
+    (m.dev(), m.ino())
 }
 
 impl LogReader {
     pub(crate) fn open(dir: PathBuf) -> Result<LogReader> {
-        let mut older: Vec<PathBuf> =
-            (1..).map(|n| dir.join(format!("log.{n}"))).take_while(|p| p.exists()).collect();
-        // The highest number is the oldest, and is read first: popped from the end.
-        older.insert(0, dir.join("log"));
-        Ok(LogReader { dir, older, current: None, pending: Vec::new() })
+        Ok(LogReader { dir, current: None, pending: Vec::new(), begun: [None, None] })
     }
 
-    /// The next record that is completely written; `None` when there is none yet.
+    /// The next line that is completely written, or a part of one of more than 16 KiB; `None` when there is
+    /// none yet.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn next_line(&mut self) -> Result<Option<LogLine>> {
         loop {
-            if self.current.is_none() && !self.advance()? {
-                return Ok(None);
-            }
-            let Some(reader) = &mut self.current else { return Ok(None) };
-            let n = reader
-                .read_until(b'\n', &mut self.pending)
-                .map_err(Error::io("read the log in", &self.dir))?;
-            if self.pending.last() == Some(&b'\n') {
-                self.pending.pop();
-                let line = LogLine::parse(&self.pending);
+            if self.read_line()? {
+                let record = LogLine::parse(&self.pending);
                 self.pending.clear();
-                if let Some(line) = line {
+                if let Some(line) = record.and_then(|r| self.join(r)) {
                     return Ok(Some(line));
                 }
-            } else if n == 0 && !self.rotated()? {
-                return Ok(None);
+                continue;
+            }
+            let Some(next) = self.next_file()? else { return Ok(None) };
+            // Nothing more is written to a file that has a successor; what came since the last look is read.
+            if self.read_rest()? {
+                continue;
+            }
+            self.current = Some(next);
+        }
+    }
+
+    /// A line whose end is not written yet, at most one of each stream: all that there is of it when its
+    /// container has ended.
+    pub fn unfinished(&mut self) -> Option<LogLine> {
+        self.begun.iter_mut().find_map(Option::take)
+    }
+
+    /// The monitor writes what it reads; where that ends in the middle of a line is an accident.
+    fn join(&mut self, record: LogLine) -> Option<LogLine> {
+        let begun = &mut self.begun[usize::from(record.stream == LogStream::Stderr)];
+        let line = match begun.take() {
+            Some(mut line) => {
+                line.message.extend_from_slice(&record.message);
+                LogLine { partial: record.partial, ..line }
+            }
+            None => record,
+        };
+        if line.partial && line.message.len() < LONGEST {
+            *begun = Some(line);
+            return None;
+        }
+        Some(line)
+    }
+
+    /// Takes what is there up to the end of a line, which is left out. False at the end of the file.
+    fn read_line(&mut self) -> Result<bool> {
+        let Some(reader) = &mut self.current else { return Ok(false) };
+        reader.read_until(b'\n', &mut self.pending).map_err(Error::io("read the log in", &self.dir))?;
+        Ok(self.pending.pop_if(|last| *last == b'\n').is_some())
+    }
+
+    /// Whether the file has more after all.
+    fn read_rest(&mut self) -> Result<bool> {
+        let Some(reader) = &mut self.current else { return Ok(false) };
+        Ok(!reader.fill_buf().map_err(Error::io("read the log in", &self.dir))?.is_empty())
+    }
+
+    /// The file that follows the one being read; at first, and when that one is no longer kept, the oldest.
+    /// `None` while there is none.
+    fn next_file(&self) -> Result<Option<BufReader<File>>> {
+        let fail = || Error::io::<std::io::Error>("read the log in", &self.dir);
+        let ours = self.current.as_ref().map(|r| r.get_ref().metadata().map(|m| identity(&m)));
+        let ours = ours.transpose().map_err(fail())?;
+        loop {
+            let Some(file) = self.successor(ours)? else { return Ok(None) };
+            let found = identity(&file.metadata().map_err(fail())?);
+            // A rotation between looking and opening gives the name to another file.
+            let again = self.successor(ours)?.map(|f| f.metadata().map(|m| identity(&m)));
+            if again.transpose().map_err(fail())? == Some(found) {
+                return Ok(Some(BufReader::new(file)));
             }
         }
     }
 
-    /// At the end of a file: goes on with the one that replaced it. False when it is still the newest.
-    fn rotated(&mut self) -> Result<bool> {
-        if !self.older.is_empty() {
-            self.current = None;
-            return Ok(true);
-        }
-        let Some(reader) = &self.current else { return Ok(false) };
-        let identity = |m: std::fs::Metadata| (m.dev(), m.ino());
-        let ours =
-            reader.get_ref().metadata().map(identity).map_err(Error::io("read the log in", &self.dir))?;
-        match std::fs::metadata(self.dir.join("log")).map(identity) {
-            Ok(newest) if newest != ours => {
-                self.older.push(self.dir.join("log"));
-                self.current = None;
-                Ok(true)
+    fn successor(&self, ours: Option<(u64, u64)>) -> Result<Option<File>> {
+        let mut older = None;
+        // `log` is the newest, `log.1` the one before it.
+        for n in 0.. {
+            let name = if n == 0 { "log".to_owned() } else { format!("log.{n}") };
+            let path = self.dir.join(name);
+            let file = match File::open(&path) {
+                // While it is rotated there is no `log` for a moment.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound && n == 0 => continue,
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => break,
+                other => other.map_err(Error::io("open", path))?,
+            };
+            let found = identity(&file.metadata().map_err(Error::io("read the log in", &self.dir))?);
+            if ours == Some(found) {
+                break;
             }
-            _ => Ok(false),
+            older = Some(file);
         }
-    }
-
-    fn advance(&mut self) -> Result<bool> {
-        while let Some(path) = self.older.pop() {
-            match File::open(&path) {
-                Ok(f) => {
-                    self.current = Some(BufReader::new(f));
-                    return Ok(true);
-                }
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                    // Not written yet: look again next time.
-                    if self.older.is_empty() {
-                        self.older.push(path);
-                        return Ok(false);
-                    }
-                }
-                Err(e) => return Err(Error::io("open", path)(e)),
-            }
-        }
-        Ok(false)
+        Ok(older)
     }
 
     /// The container's directory, for watching.

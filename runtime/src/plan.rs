@@ -279,7 +279,10 @@ impl Plan<'_> {
         if !strict {
             all.push(Mount::sysfs());
         }
-        for m in &self.config.mounts {
+        // Parents before what lies below them.
+        let mut asked: Vec<_> = self.config.mounts.iter().collect();
+        asked.sort_by_key(|m| m.target.components().count());
+        for m in asked {
             let mount = match &m.kind {
                 MountKind::Bind(b) => {
                     let source = b.resolve()?;

@@ -265,13 +265,24 @@ impl Runtime {
             true => Some(ids::claim(self.store(), id)?),
             false => None,
         };
+        let owner = config.id.clone();
+        self.record_with(config, ephemeral, id_slot, lock).inspect_err(|_| {
+            if let Some(slot) = id_slot {
+                ids::release(self.store(), slot, &owner);
+            }
+        })
+    }
+
+    fn record_with(
+        &self,
+        config: Config,
+        ephemeral: bool,
+        id_slot: Option<u32>,
+        lock: OwnedFd,
+    ) -> Result<Container> {
         if config.rootfs.is_none() {
             let base = id_slot.map_or(0, ids::first);
-            let made = self.store().create_snapshot(id, &config.layers, (base, base));
-            if let (Err(_), Some(slot)) = (&made, id_slot) {
-                ids::release(self.store(), slot, id);
-            }
-            made?;
+            self.store().create_snapshot(&config.id, &config.layers, (base, base))?;
         }
         let created_ns = now_ns();
         let record = Record { config, ephemeral, id_slot, created_ns };

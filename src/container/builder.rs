@@ -9,6 +9,7 @@ use boxship_registry::{Client, PullPolicy};
 use boxship_runtime::{Config, CpuQuota, DeviceNode, LogOptions, Network, Swap, Ulimit};
 
 use super::mount::Mount;
+use super::output::Bounds;
 use super::{Container, Output, output};
 use crate::blocking;
 use crate::engine::Engine;
@@ -67,7 +68,7 @@ pub struct ContainerBuilder {
     command: Vec<String>,
     entrypoint: Option<Vec<String>>,
     stdin: Stdin,
-    timeout: Option<Duration>,
+    bounds: Bounds,
     error: Option<Error>,
     #[cfg(feature = "registry")]
     fetch: Fetch,
@@ -98,7 +99,7 @@ impl ContainerBuilder {
             command: Vec::new(),
             entrypoint: None,
             stdin: Stdin::Null,
-            timeout: None,
+            bounds: Bounds::default(),
             error: None,
             #[cfg(feature = "registry")]
             fetch: Fetch::default(),
@@ -343,7 +344,14 @@ impl ContainerBuilder {
 
     /// Kills the container after this time ([`output`](ContainerBuilder::output) only).
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
+        self.bounds.timeout = Some(timeout);
+        self
+    }
+
+    /// Sets how much is kept of each stream; 64 MiB by default. What a container writes beyond is read and
+    /// dropped, and [`Output::truncated`] says so ([`output`](ContainerBuilder::output) only).
+    pub fn output_limit(mut self, limit: ByteSize) -> Self {
+        self.bounds.output = Some(limit.bytes());
         self
     }
 
@@ -475,9 +483,9 @@ impl ContainerBuilder {
                 "a terminal takes its input from attached processes; use run()",
             ));
         }
-        let timeout = self.timeout;
+        let bounds = self.bounds;
         let started = self.with_image(ContainerBuilder::start_output).await?;
-        started.collect(timeout).await
+        started.collect(bounds).await
     }
 
     fn start_output(mut self) -> Result<Step<output::Started>> {
@@ -539,9 +547,7 @@ impl ContainerBuilder {
             Stdin::Open => self.config.stdin_open = true,
             Stdin::Bytes(_) => return Err(Error::invalid("stdin", "bytes can be passed to output() only")),
         }
-        if self.timeout.is_some() {
-            return Err(Error::invalid("timeout", "it can be given to output() only"));
-        }
+        self.bounds.refuse()?;
         let (engine, config) = match self.resolve()? {
             Step::Done(done) => done,
             Step::Missing(builder, e) => return Ok(Step::Missing(builder, e)),

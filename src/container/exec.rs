@@ -8,10 +8,10 @@ use boxship_namespaces::{ExitStatus, Stdio};
 use boxship_runtime::{ExecConfig, Streams};
 use tokio::net::unix::pipe;
 
-use super::output::{self, Collected, Output};
+use super::output::{self, Bounds, Collected, Output};
 use crate::blocking;
 use crate::error::{Error, Result};
-use crate::units::Signal;
+use crate::units::{ByteSize, Signal};
 
 /// A process to be in a running container: see [`Container::exec`](crate::Container::exec).
 #[derive(Debug)]
@@ -20,14 +20,14 @@ pub struct ExecBuilder {
     container: boxship_runtime::Container,
     config: ExecConfig,
     stdin: Option<Vec<u8>>,
-    timeout: Option<Duration>,
+    bounds: Bounds,
     error: Option<Error>,
 }
 
 impl ExecBuilder {
     pub(super) fn new(container: boxship_runtime::Container, command: Vec<String>) -> ExecBuilder {
         let config = ExecConfig { command, ..ExecConfig::default() };
-        ExecBuilder { container, config, stdin: None, timeout: None, error: None }
+        ExecBuilder { container, config, stdin: None, bounds: Bounds::default(), error: None }
     }
 
     fn fail(mut self, error: Error) -> Self {
@@ -75,7 +75,14 @@ impl ExecBuilder {
 
     /// Kills the process after this time ([`output`](ExecBuilder::output) only).
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
+        self.bounds.timeout = Some(timeout);
+        self
+    }
+
+    /// Sets how much is kept of each stream; 64 MiB by default, see
+    /// [`Output::truncated`] ([`output`](ExecBuilder::output) only).
+    pub fn output_limit(mut self, limit: ByteSize) -> Self {
+        self.bounds.output = Some(limit.bytes());
         self
     }
 
@@ -87,10 +94,9 @@ impl ExecBuilder {
     }
 
     fn without_collecting(&self) -> Result<()> {
-        match (&self.stdin, self.timeout) {
-            (Some(_), _) => Err(Error::invalid("stdin", "bytes can be passed to output() only")),
-            (_, Some(_)) => Err(Error::invalid("timeout", "it can be given to output() only")),
-            _ => Ok(()),
+        match &self.stdin {
+            Some(_) => Err(Error::invalid("stdin", "bytes can be passed to output() only")),
+            None => self.bounds.refuse(),
         }
     }
 
@@ -104,7 +110,7 @@ impl ExecBuilder {
     /// # Cancel safety
     /// Dropping the future kills the process; the container goes on.
     pub async fn output(mut self) -> Result<Output> {
-        let (input, timeout) = (self.stdin.take(), self.timeout.take());
+        let (input, bounds) = (self.stdin.take(), self.bounds);
         if input.is_some() && self.config.terminal.is_some() {
             return Err(Error::invalid("stdin", "the input of a terminal cannot be given in advance"));
         }
@@ -115,9 +121,9 @@ impl ExecBuilder {
             Ok((process, pid, ends))
         })
         .await?;
-        let Collected { mut process, stdout, stderr, timed_out } =
-            output::collect(process, pid, ends, timeout).await?;
-        Ok(Output { status: process.wait()?, stdout: stdout?, stderr: stderr?, timed_out })
+        let Collected { mut process, stdout, stderr, timed_out, truncated } =
+            output::collect(process, pid, ends, bounds).await?;
+        Ok(Output { status: process.wait()?, stdout, stderr, timed_out, truncated })
     }
 
     /// Starts the process with pipes for its three streams, to talk to it while it runs.

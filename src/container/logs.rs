@@ -37,12 +37,14 @@ pub struct LogsBuilder {
     follow: bool,
     tail: Option<usize>,
     since: Option<String>,
+    /// Why what was given is no time.
+    refused: Option<String>,
     timestamps: bool,
 }
 
 impl LogsBuilder {
     pub(crate) fn new(container: boxship_runtime::Container) -> LogsBuilder {
-        LogsBuilder { container, follow: false, tail: None, since: None, timestamps: false }
+        LogsBuilder { container, follow: false, tail: None, since: None, refused: None, timestamps: false }
     }
 
     /// Goes on with new lines until the container has ended.
@@ -58,10 +60,16 @@ impl LogsBuilder {
     }
 
     /// Only lines written at or after this RFC 3339 time in UTC (`2026-11-20T19:13:23Z`; a prefix like
-    /// `2026-11-20` will do).
+    /// `2026-11-20` will do). Another text is an error of what reads the lines.
     pub fn since(mut self, time: impl Into<String>) -> Self {
         let time: String = time.into();
-        self.since = Some(time.trim_end_matches('Z').to_owned());
+        let text = time.strip_suffix('Z').unwrap_or(&time);
+        if is_time(text) {
+            self.since = Some(text.to_owned());
+        } else {
+            let reason = format!("{time:?} is not a time like \"2026-11-20T19:13:23Z\"");
+            self.refused = Some(reason);
+        }
         self
     }
 
@@ -92,10 +100,14 @@ impl LogsBuilder {
     ///
     /// # Drop
     /// Dropping the stream ends the reading.
-    pub fn stream(self) -> Logs {
+    pub fn stream(mut self) -> Logs {
         let (sender, receiver) = mpsc::channel(256);
         tokio::spawn(async move {
-            if let Err(e) = self.pump(&sender).await {
+            let result = match self.refused.take() {
+                Some(reason) => Err(Error::invalid("since", reason)),
+                None => self.pump(&sender).await,
+            };
+            if let Err(e) = result {
                 let _ = sender.send(Err(e)).await;
             }
         });
@@ -124,7 +136,7 @@ impl LogsBuilder {
         let mut first = true;
         let mut ended = process.is_none();
         loop {
-            let (back, lines) = blocking::run(move || drain(reader)).await?;
+            let (back, lines) = blocking::run(move || drain(reader, ended)).await?;
             reader = back;
             let wanted = lines.into_iter().filter(|l| self.wanted(l));
             let lines: VecDeque<LogLine> = match (first, self.tail) {
@@ -179,10 +191,21 @@ impl LogsBuilder {
     }
 }
 
-fn drain(mut reader: LogReader) -> Result<(LogReader, Vec<LogLine>)> {
+/// Whether a text is the beginning of a time as the log has it.
+fn is_time(text: &str) -> bool {
+    const FORM: &[u8] = b"0000-00-00T00:00:00.000000000";
+    let fits = |(c, form): (&u8, &u8)| if *form == b'0' { c.is_ascii_digit() } else { c == form };
+    text.len() >= 4 && text.len() <= FORM.len() && text.as_bytes().iter().zip(FORM).all(fits)
+}
+
+/// What is there; at the end with lines that do not end.
+fn drain(mut reader: LogReader, ended: bool) -> Result<(LogReader, Vec<LogLine>)> {
     let mut lines = Vec::new();
     while let Some(line) = reader.next_line()? {
         lines.push(line);
+    }
+    if ended {
+        lines.extend(std::iter::from_fn(|| reader.unfinished()));
     }
     Ok((reader, lines))
 }

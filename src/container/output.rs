@@ -6,7 +6,7 @@ use std::time::Duration;
 use boxship_namespaces::ExitStatus;
 use boxship_runtime::{Config, Exec, Running, Streams};
 use rustix::pipe::PipeFlags;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
 use crate::blocking;
@@ -25,12 +25,37 @@ pub struct Output {
     pub stderr: Vec<u8>,
     /// Whether it was killed because its time was up.
     pub timed_out: bool,
+    /// Whether it wrote more to a stream than
+    /// [`output_limit`](crate::ContainerBuilder::output_limit) keeps.
+    pub truncated: bool,
 }
 
 /// A running container with our ends of its streams.
 pub(super) struct Started {
     running: Running,
     ends: Ends,
+}
+
+/// How much of a process's life is waited for and kept.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Bounds {
+    pub(super) timeout: Option<Duration>,
+    /// Bytes of each stream.
+    pub(super) output: Option<u64>,
+}
+
+/// What is kept of each stream where nobody says how much.
+const OUTPUT_LIMIT: u64 = 64 << 20;
+
+impl Bounds {
+    /// For what only starts a process.
+    pub(super) fn refuse(&self) -> Result<()> {
+        let set = [("timeout", self.timeout.is_some()), ("output limit", self.output.is_some())];
+        match set.iter().find(|(_, set)| *set) {
+            Some((name, _)) => Err(Error::invalid(name, "it can be given to output() only")),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Our ends of a process's streams.
@@ -98,21 +123,38 @@ pub(super) fn start(engine: &Engine, config: Config, input: Option<Vec<u8>>) -> 
     Ok(Started { running: engine.runtime().run(config, streams)?, ends })
 }
 
-async fn read_all(fd: Option<OwnedFd>) -> Result<Vec<u8>> {
+/// The first `limit` bytes, and whether there were more. These are read, too: a container must not wait for
+/// us, and an embedder must not be filled.
+async fn read_all(fd: Option<OwnedFd>, limit: u64) -> Result<(Vec<u8>, bool)> {
     let mut bytes = Vec::new();
+    let mut rest = 0;
     if let Some(fd) = fd {
-        let read = async { pipe::Receiver::from_owned_fd(fd)?.read_to_end(&mut bytes).await };
+        let read = async {
+            let mut pipe = pipe::Receiver::from_owned_fd(fd)?;
+            (&mut pipe).take(limit).read_to_end(&mut bytes).await?;
+            rest = tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await?;
+            Ok(())
+        };
         read.await.map_err(|e| Error::io("read the container's output", e))?;
     }
-    Ok(bytes)
+    Ok((bytes, rest > 0))
 }
 
-/// A container that does not read its input is no error.
+/// A container that does not read its input is no error. Written by a thread of its own that has all signals
+/// blocked: in a program that does not ignore SIGPIPE, a container that closes its input would end it.
 async fn write_all(input: Option<(OwnedFd, Vec<u8>)>) {
-    if let Some((fd, bytes)) = input
-        && let Ok(mut sender) = pipe::Sender::from_owned_fd(fd)
-    {
-        let _ = sender.write_all(&bytes).await;
+    let Some((fd, bytes)) = input else { return };
+    let (done, written) = tokio::sync::oneshot::channel::<()>();
+    let write = move || {
+        let blocked = nix::sys::signal::SigSet::all().thread_block();
+        if blocked.is_ok() {
+            let _ = std::io::Write::write_all(&mut std::fs::File::from(fd), &bytes);
+        }
+        drop(done);
+    };
+    // Without a thread the container has an empty input, as if nobody had given any.
+    if std::thread::Builder::new().name("boxship-input".into()).spawn(write).is_ok() {
+        let _ = written.await;
     }
 }
 
@@ -131,26 +173,33 @@ pub(super) async fn until_over<P: Followed>(process: P) -> Result<P> {
 /// Streams and end of a process, which is killed when its time is up.
 pub(super) struct Collected<P> {
     pub(super) process: P,
-    pub(super) stdout: Result<Vec<u8>>,
-    pub(super) stderr: Result<Vec<u8>>,
+    pub(super) stdout: Vec<u8>,
+    pub(super) stderr: Vec<u8>,
     pub(super) timed_out: bool,
+    pub(super) truncated: bool,
 }
 
 pub(super) async fn collect<P: Followed>(
     process: P,
     pid: OwnedFd,
     ends: Ends,
-    timeout: Option<Duration>,
+    bounds: Bounds,
 ) -> Result<Collected<P>> {
+    let limit = bounds.output.unwrap_or(OUTPUT_LIMIT);
     let Ends { input, stdout, stderr } = ends;
     let work = async {
-        tokio::join!(until_over(process), read_all(Some(stdout)), read_all(stderr), write_all(input))
+        tokio::join!(
+            until_over(process),
+            read_all(Some(stdout), limit),
+            read_all(stderr, limit),
+            write_all(input)
+        )
     };
     tokio::pin!(work);
     let mut timed_out = false;
-    let (process, stdout, stderr, ()) = match timeout {
+    let (process, stdout, stderr, ()) = match bounds.timeout {
         None => work.await,
-        Some(limit) => match tokio::time::timeout(limit, &mut work).await {
+        Some(time) => match tokio::time::timeout(time, &mut work).await {
             Ok(done) => done,
             Err(_) => {
                 timed_out = true;
@@ -160,14 +209,15 @@ pub(super) async fn collect<P: Followed>(
             }
         },
     };
-    Ok(Collected { process: process?, stdout, stderr, timed_out })
+    let (process, (stdout, more), (stderr, more_errors)) = (process?, stdout?, stderr?);
+    Ok(Collected { process, stdout, stderr, timed_out, truncated: more || more_errors })
 }
 
 impl Started {
-    pub(super) async fn collect(self, timeout: Option<Duration>) -> Result<Output> {
+    pub(super) async fn collect(self, bounds: Bounds) -> Result<Output> {
         let pid = self.running.pidfd()?;
-        let Collected { process: mut running, stdout, stderr, timed_out } =
-            collect(self.running, pid, self.ends, timeout).await?;
+        let Collected { process: mut running, stdout, stderr, timed_out, truncated } =
+            collect(self.running, pid, self.ends, bounds).await?;
         let store = running.container().runtime().store().clone();
         // Over: its result is there, unless the monitor was killed and something is left to remove.
         let status = match running.is_over() && running.has_status() {
@@ -176,6 +226,6 @@ impl Started {
         };
         // Nobody waits for the space; should the program end first, the next open frees it.
         drop(tokio::task::spawn_blocking(move || store.empty_trash()));
-        Ok(Output { status, stdout: stdout?, stderr: stderr?, timed_out })
+        Ok(Output { status, stdout, stderr, timed_out, truncated })
     }
 }

@@ -12,6 +12,11 @@ use crate::{is_root, refused, sh, test, text};
 pub fn tests() -> Vec<Trial> {
     vec![
         test("cve_2025_31133_masks_show_nothing_of_an_attacker", &[UserNamespaces, Perl], masks),
+        test(
+            "cve_2025_31133_small_files_come_from_boxship_s_own_dev",
+            &[Root, UserNamespaces, Perl],
+            small_files,
+        ),
         test("cve_2025_52565_a_console_that_is_a_symlink_is_not_followed", &[UserNamespaces, Perl], console),
         test(
             "cve_2026_88264_only_the_null_device_is_the_null_device",
@@ -54,6 +59,36 @@ async fn masks() {
     // Another file in the place of the null device.
     nothing(b.sh(read).mount(Mount::bind(&file, "/dev/null")).output().await, "/dev/null");
     assert_eq!(std::fs::read_to_string(&file).expect("there"), "an attacker's");
+}
+
+/// `/etc/hosts` and its like are made in boxship's own `/dev`. A volume over it that has a null device of its
+/// own and the names that these files have for a moment must not be where they come from.
+/// Red on boxship before the file was cloned by descriptor: `/etc/hosts` was `core_pattern`, writable.
+async fn small_files() {
+    let outside = Sentinel::new("2025-31133-files");
+    let b = Bundle::new("2025-31133-files").await;
+    let null = b.volume().join("null");
+    mknodat(CWD, &null, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(1, 3))
+        .expect("root may make nodes");
+    for n in 0..3 {
+        let file = b.volume().join(format!(".file{n}"));
+        std::os::unix::fs::symlink("/proc/sys/kernel/core_pattern", file).expect("made");
+    }
+    let pattern = || std::fs::read("/proc/sys/kernel/core_pattern").expect("procfs");
+    let before = pattern();
+    let script = "echo '# changed' >> /etc/hosts; cat /etc/hosts /etc/hostname /etc/resolv.conf";
+    for profile in [boxship::Profile::Default, boxship::Profile::Compat] {
+        let c = b.sh(script).profile(profile).mount(Mount::bind(b.volume(), "/dev"));
+        match c.output().await {
+            Ok(out) => {
+                let told = String::from_utf8_lossy(&out.stdout).into_owned();
+                assert!(told.starts_with("127.0.0.1\tlocalhost") && told.contains("# changed"), "{told}");
+            }
+            Err(e) => assert!(e.chain().contains("mount"), "{}", e.chain()),
+        }
+        assert_eq!(pattern(), before);
+        outside.check();
+    }
 }
 
 /// The terminal was mounted at `/dev/console` of the root, through a symlink.

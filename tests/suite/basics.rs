@@ -18,6 +18,8 @@ pub fn tests() -> Vec<Trial> {
         test("host_paths_are_out_of_reach", any, unreachable),
         test("a_host_with_mounts_stacked_over_its_root", &[NeedRoot], stacked),
         test("binds_and_tmpfs", any, mounts),
+        test("mounts_below_mounts_whatever_their_order", any, nested_mounts),
+        test("more_output_than_is_kept", any, more_output),
         test("stdin_and_terminal", any, stdin),
         test("environment_user_and_directory", any, environment),
         test("network_none_and_host", any, network),
@@ -325,6 +327,44 @@ async fn parallel() {
     for (n, task) in all.into_iter().enumerate() {
         assert_eq!(task.await.expect("no panic"), format!("{n}\n"));
     }
+}
+
+/// What lies below another mount is mounted after it, as with Docker.
+async fn nested_mounts() {
+    let root = crate::Root::new("nested-mounts");
+    let e = engine().await;
+    let [outer, inner] = ["outer", "inner"].map(|name| {
+        let dir = root.0.join(name);
+        std::fs::create_dir(&dir).expect("made");
+        std::fs::write(dir.join(name), name).expect("written");
+        dir
+    });
+    for inner_first in [true, false] {
+        let mut c = sh(&e, "cat /v/outer /v/sub/inner; test -d /v/sub/tmp && echo ok");
+        let mut mounts = vec![Mount::bind(&outer, "/v"), Mount::bind(&inner, "/v/sub")];
+        mounts.push(Mount::tmpfs("/v/sub/tmp"));
+        if inner_first {
+            mounts.reverse();
+        }
+        for m in mounts {
+            c = c.mount(m);
+        }
+        assert_eq!(text(c.output().await.expect("it starts")), "outerinnerok\n");
+    }
+}
+
+/// The container is not held up by what nobody keeps, and an embedder is not filled by it.
+async fn more_output() {
+    let e = engine().await;
+    let script = "i=0; while [ $i -lt 20000 ]; do echo 0123456789; echo x >&2; i=$((i + 1)); done";
+    let c = || sh(&e, script);
+    let out = c().output_limit(ByteSize::b(25)).output().await.expect("it starts");
+    assert!(out.status.success() && out.truncated);
+    assert_eq!((&out.stdout[..], out.stderr.len()), (&b"0123456789\n0123456789\n012"[..], 25));
+    let out = c().output().await.expect("it starts");
+    assert_eq!((out.stdout.len(), out.stderr.len(), out.truncated), (220_000, 40_000, false));
+    let err = c().output_limit(ByteSize::b(25)).run().await.expect_err("nothing is collected");
+    assert!(err.chain().contains("output limit"), "{}", err.chain());
 }
 
 async fn limits() {

@@ -26,6 +26,7 @@ async fn table() {
         (|b| b.mount(Mount::tmpfs("relative")), ErrorKind::InvalidInput, "mount target"),
         (|b| b.mount(Mount::tmpfs("/a/../b")), ErrorKind::InvalidInput, "mount target"),
         (|b| b.mount(Mount::tmpfs("/")), ErrorKind::InvalidInput, "mount target"),
+        (|b| b.mount(Mount::tmpfs("/x")).mount(Mount::tmpfs("/x/")), ErrorKind::InvalidInput, "twice"),
         (|b| b.mount(Mount::bind("relative", "/x")), ErrorKind::InvalidInput, "mount source"),
         (|b| b.mount(Mount::bind("/no/such/path", "/x")), ErrorKind::NotFound, "mount source"),
         (|b| b.mount(Mount::bind("/", "/x")), ErrorKind::InvalidInput, "dangerous"),

@@ -16,7 +16,10 @@ pub fn tests() -> Vec<Trial> {
         test("stop_asks_then_kills", any, stop),
         test("a_name_that_is_no_text_does_not_hide_a_process", any, unnameable),
         test("names_ids_and_filters", any, names),
+        test("a_real_time_signal_stops", any, real_time),
+        test("a_start_that_died_loses_no_exit", any, half_started),
         test("logs_follow_tail_and_rotate", any, logs),
+        test("logs_are_followed_across_rotations", any, rotations),
         test("auto_remove_after_wait", any, auto_remove),
         test("images_list_and_in_use", any, images),
         test("an_import_tells_its_progress", any, progress),
@@ -96,6 +99,68 @@ async fn stop() {
     assert_eq!(kind(running.start().await), ErrorKind::InvalidState);
     running.kill(Signal::KILL).await.expect("killed");
     assert_eq!(running.wait().await.expect("ended").signal(), Some(9));
+}
+
+/// As images of systemd ask for. Shells of Debian cannot trap it, so it ends them.
+async fn real_time() {
+    let root = Root::new("real-time");
+    let e = own_engine(&root.0).await;
+    let signal: Signal = "SIGRTMIN+3".parse().expect("a signal");
+    let c = sh(&e, "echo ready; while :; do sleep 0.05; done; true").stop_signal(signal).run().await;
+    let c = c.expect("runs");
+    let mut logs = c.logs().follow(true).stream();
+    logs.next().await.expect("a line").expect("readable");
+    // The first process of a pid namespace has no default action; what is killed is its child.
+    let child = c.exec(["/bin/sh", "-c", "kill -37 $$; sleep 600"]).output().await.expect("it starts");
+    assert_eq!(child.status.signal(), Some(37));
+    c.kill(signal).await.expect("sent");
+    assert!(c.stop().timeout(Duration::from_millis(200)).await.expect("stops"));
+    assert_eq!(c.wait().await.expect("ended").signal(), Some(9));
+}
+
+/// A program that is killed while it starts a stopped container again.
+async fn half_started() {
+    let root = Root::new("half-started");
+    let e = own_engine(&root.0).await;
+    let c = sh(&e, "exit 4").run().await.expect("runs");
+    assert_eq!(c.wait().await.expect("ended").code(), Some(4));
+    let dir = root.0.join("containers").join(c.id());
+    std::fs::write(dir.join("monitor"), "").expect("as start() leaves it");
+    std::fs::rename(dir.join("exit"), dir.join("exit.previous")).expect("as start() leaves it");
+    let info = c.inspect().await.expect("info");
+    assert_eq!((info.status, info.exit.and_then(|e| e.code())), (Status::Exited, Some(4)));
+    assert_eq!(c.wait().await.expect("ended").code(), Some(4));
+    c.start().await.expect("starts again");
+    assert_eq!(c.wait().await.expect("ended").code(), Some(4));
+}
+
+/// Every line once and in order, however often the log is rotated between two looks.
+async fn rotations() {
+    let root = Root::new("rotations");
+    let e = own_engine(&root.0).await;
+    let script = "i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i + 1)); done";
+    let c = sh(&e, script).log_rotation(ByteSize::kib(16), 50).create().await.expect("made");
+    let mut logs = c.logs().follow(true).stream();
+    assert!(logs.next().await.is_none(), "it does not run yet");
+    c.start().await.expect("starts");
+    let mut logs = c.logs().follow(true).stream();
+    let mut told = Vec::new();
+    while let Some(line) = logs.next().await {
+        told.push(String::from_utf8(line.expect("readable").message).expect("UTF-8"));
+    }
+    assert_eq!(told, (0..3000).map(|i| format!("line {i}")).collect::<Vec<_>>());
+    let dir = root.0.join("containers").join(c.id());
+    assert!(dir.join("log.3").exists(), "it was rotated");
+    for refused in ["yesterday", "2026-11-20T19:13:23+02:00", "", "2026-11-20 19:13"] {
+        let err = c.logs().since(refused).lines().await.expect_err("refused");
+        assert_eq!(err.kind(), ErrorKind::InvalidInput, "{refused}");
+    }
+    assert_eq!(c.logs().since("2026").lines().await.expect("a prefix").len(), 3000);
+    let c = sh(&e, "printf 'no line feed'; printf 'nor here' >&2").run().await.expect("runs");
+    c.wait().await.expect("ends");
+    let mut last: Vec<_> = c.logs().lines().await.expect("logs").into_iter().map(|l| l.message).collect();
+    last.sort();
+    assert_eq!(last, [&b"no line feed"[..], b"nor here"]);
 }
 
 async fn names() {

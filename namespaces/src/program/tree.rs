@@ -28,6 +28,8 @@ const LINKS: [(&str, &str); 5] = [
 
 /// A detached mount waiting to be attached.
 struct Ready {
+    /// Its place among the mounts of the plan.
+    place: usize,
     register: u64,
     target: PathBuf,
     flags: u32,
@@ -43,9 +45,9 @@ pub(super) fn build(c: &mut Compiler, plan: &Sandbox) -> Result<()> {
     let pivots = plan.root != Root::Host;
     // What needs nothing from the donor goes first: it works at the same time on the other core.
     let mut ready = Vec::new();
-    let (later, now): (Vec<_>, Vec<_>) = plan.mounts.iter().partition(|m| needs_donor(m, c));
-    for m in now {
-        ready.push(prepare(c, m)?);
+    let (later, now): (Vec<_>, Vec<_>) = plan.mounts.iter().enumerate().partition(|(_, m)| needs_donor(m, c));
+    for (place, m) in now {
+        ready.push(Ready { place, ..prepare(c, m)? });
     }
     let mut spent = Vec::new();
     let root = match &plan.root {
@@ -53,9 +55,9 @@ pub(super) fn build(c: &mut Compiler, plan: &Sandbox) -> Result<()> {
         Root::Directory(path) => Some(directory(c, plan, path)?),
         Root::Overlay(overlay) => Some(overlay_root(c, plan, overlay, &mut spent)?),
     };
-    for m in later {
+    for (place, m) in later {
         c.borrow_donor();
-        ready.push(prepare(c, m)?);
+        ready.push(Ready { place, ..prepare(c, m)? });
     }
     let bound = bound_devices(c, plan)?;
     if let Some(root) = root {
@@ -71,15 +73,14 @@ pub(super) fn build(c: &mut Compiler, plan: &Sandbox) -> Result<()> {
         }
         c.step(op::PIVOT, 0, [root, 0, 0], "switch to", "the root file system");
     }
-    // Parents before children, as given otherwise.
-    let order = |m: &Ready| plan.mounts.iter().position(|p| p.target == m.target);
-    ready.sort_by_key(order);
+    // In the order of the plan, in which later ones may lie below or over earlier ones.
+    ready.sort_by_key(|m| m.place);
     for m in &ready {
         attach(c, m, pivots);
     }
     for (register, name) in bound {
         let target = Path::new("/dev").join(&name);
-        attach(c, &Ready { register, target, flags: move_flag::MKFILE }, true);
+        attach(c, &Ready { place: 0, register, target, flags: move_flag::MKFILE }, true);
     }
     small_files(c, &plan.files)
 }
@@ -294,7 +295,7 @@ fn prepare(c: &mut Compiler, m: &Mount) -> Result<Ready> {
             device_tree(c, attributes)
         }
     };
-    Ok(Ready { register, target: m.target.clone(), flags })
+    Ok(Ready { place: 0, register, target: m.target.clone(), flags })
 }
 
 fn filesystem(
@@ -405,8 +406,11 @@ fn small_files(c: &mut Compiler, files: &[SmallFile]) -> Result<()> {
         let name = format!(".file{i}");
         let (at, data) = (c.text(&name), c.blob(&f.content));
         c.step(op::CREATE, 0o644, [dev, at, data], "write", quoted(&f.target));
-        let (from, to) = (c.text(format!("/dev/{name}")), c.text(&f.target));
-        c.step(op::BIND, move_flag::MKFILE, [from, to, attribute::NODEV], "mount at", quoted(&f.target));
+        // By descriptor: "/dev" may lead into a volume by now (CVE-2025-31133).
+        let (tree, to) = (c.register(), c.text(&f.target));
+        c.step(op::OPEN_TREE, 0, [tree, dev, at], "clone the mount of", quoted(&f.target));
+        c.step(op::ATTR, 0, [tree, attribute::NODEV, 0], "restrict the mount of", quoted(&f.target));
+        c.step(op::MOVE, move_flag::MKFILE, [tree, to, 0], "mount at", quoted(&f.target));
         c.step(op::UNLINK, 0, [dev, at, 0], "hide the first name of", quoted(&f.target));
     }
     Ok(())
