@@ -197,30 +197,15 @@ pub(crate) fn parse_challenge(text: &str) -> Option<Challenge> {
     })
 }
 
-/// Whether credentials of `registry` may be shown to `realm`: the same host, or one of the same domain
-/// (`registry-1.docker.io` and `auth.docker.io`).
-pub(crate) fn same_owner(registry: &str, realm: &str) -> bool {
-    fn host(h: &str) -> &str {
-        match h.strip_prefix('[') {
-            Some(rest) => rest.split(']').next().unwrap_or(rest),
-            None => h.split(':').next().unwrap_or(h),
-        }
-    }
-    let (a, b) = (host(registry), host(realm));
-    if a == b {
-        return true;
-    }
-    if a.parse::<std::net::IpAddr>().is_ok() || b.parse::<std::net::IpAddr>().is_ok() {
-        return false;
-    }
-    // Two labels are a domain that somebody can own, unless the second last is as short as in co.uk: then
-    // three are asked for.
-    let domain = |h: &str| -> Option<String> {
-        let labels: Vec<&str> = h.rsplit('.').collect();
-        let n = if labels.get(1).is_some_and(|l| l.len() <= 3) && labels.len() > 2 { 3 } else { 2 };
-        (labels.len() >= n).then(|| labels[..n].join("."))
-    };
-    domain(a).is_some() && domain(a) == domain(b)
+/// Registries whose token service has another host, as they document it.
+const TOKEN_SERVICES: [(&str, &str); 2] =
+    [("registry-1.docker.io", "auth.docker.io"), ("registry.gitlab.com", "gitlab.com")];
+
+/// Whether credentials of `registry` may be shown to `service` (hosts, with the port where it is not that of
+/// https): to the registry itself, and to the token service that is known to be its. Two names of one domain
+/// are no reason, nor two ports of one host: others may have them.
+pub(crate) fn may_see(registry: &str, service: &str) -> bool {
+    registry == service || TOKEN_SERVICES.contains(&(registry, service))
 }
 
 #[cfg(test)]
@@ -266,20 +251,24 @@ mod tests {
     }
 
     #[test]
-    fn owners() {
-        assert!(same_owner("registry-1.docker.io", "auth.docker.io"));
-        assert!(same_owner("registry.gitlab.com", "gitlab.com"));
-        assert!(same_owner("localhost:5000", "localhost:5001"));
-        assert!(same_owner("a.example.co.uk", "b.example.co.uk"));
-        for (registry, realm) in [
-            ("ghcr.io", "evil.io"),
-            ("127.0.0.1:5000", "127.0.0.2:5000"),
-            ("a.co.uk", "b.co.uk"),
-            ("docker.io", "docker.io.evil.com"),
-            ("localhost", "evil"),
-            ("registry.example.com", "com"),
+    fn who_may_see_credentials() {
+        for (registry, service) in [
+            ("registry-1.docker.io", "auth.docker.io"),
+            ("registry.gitlab.com", "gitlab.com"),
+            ("localhost:5000", "localhost:5000"),
+            ("ghcr.io", "ghcr.io"),
         ] {
-            assert!(!same_owner(registry, realm), "{registry} {realm}");
+            assert!(may_see(registry, service), "{registry} {service}");
+        }
+        for (registry, service) in [
+            ("ghcr.io", "evil.io"),
+            ("localhost:5000", "localhost:5001"),
+            ("a.azurecr.io", "b.azurecr.io"),
+            ("1.dkr.ecr.us-east-1.amazonaws.com", "evil.s3.amazonaws.com"),
+            ("docker.io", "docker.io.evil.com"),
+            ("gitlab.com", "registry.gitlab.com"),
+        ] {
+            assert!(!may_see(registry, service), "{registry} {service}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! The transport: one request with everything that may go wrong on its way.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use reqwest::header::{
     ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION,
     RETRY_AFTER, WWW_AUTHENTICATE,
 };
-use reqwest::{Method, Response, StatusCode, Url};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 
-use crate::auth::{Anonymous, Challenge, CredentialProvider, Credentials, parse_challenge, same_owner};
+use crate::auth::{Anonymous, Challenge, CredentialProvider, Credentials, may_see, parse_challenge};
 use crate::error::{Error, Result};
 use crate::reference::ImageRef;
 use crate::tls;
@@ -30,6 +30,7 @@ const TOKEN_LIFE: Duration = Duration::from_secs(60);
 #[must_use = "a builder does nothing until build() is called"]
 pub struct ClientBuilder {
     plain: BTreeSet<String>,
+    token_services: BTreeMap<String, String>,
     authorities: Vec<Vec<u8>>,
     credentials: Arc<dyn CredentialProvider>,
     connect_timeout: Duration,
@@ -45,16 +46,30 @@ pub struct Client {
 #[derive(Debug)]
 struct Inner {
     http: reqwest::Client,
+    /// For bodies that we send: there the time that a registry may say nothing begins with the last byte.
+    uploads: reqwest::Client,
+    stall_timeout: Duration,
     plain: BTreeSet<String>,
+    token_services: BTreeMap<String, String>,
     credentials: Arc<dyn CredentialProvider>,
     /// By registry and scope.
-    tokens: Mutex<HashMap<(String, String), (String, Instant)>>,
+    tokens: Mutex<HashMap<(String, String), (Secret, Instant)>>,
+}
+
+/// The value of an `Authorization` header. No log shows it.
+struct Secret(String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
 }
 
 impl Default for ClientBuilder {
     fn default() -> ClientBuilder {
         ClientBuilder {
             plain: BTreeSet::new(),
+            token_services: BTreeMap::new(),
             authorities: Vec::new(),
             credentials: Arc::new(Anonymous),
             connect_timeout: Duration::from_secs(10),
@@ -68,6 +83,13 @@ impl ClientBuilder {
     /// is not pinned by digest, and read the credentials.
     pub fn plain_http(mut self, registry: impl Into<String>) -> Self {
         self.plain.insert(registry.into().to_lowercase());
+        self
+    }
+
+    /// Shows the credentials of this registry to a token service on another host or port, too. Without this
+    /// they go to the registry itself, and of Docker Hub and GitLab to their token services.
+    pub fn token_service(mut self, registry: impl Into<String>, service: impl Into<String>) -> Self {
+        self.token_services.insert(registry.into().to_lowercase(), service.into().to_lowercase());
         self
     }
 
@@ -100,18 +122,26 @@ impl ClientBuilder {
     /// # Errors
     /// [`Error::Invalid`] for certificates that do not parse.
     pub fn build(self) -> Result<Client> {
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls::config(&self.authorities)?)
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(self.connect_timeout)
-            .read_timeout(self.stall_timeout)
-            // The environment of the embedding program has no say.
-            .no_proxy()
-            .user_agent(concat!("boxship/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|e| Error::invalid("client", e.to_string()))?;
-        let inner =
-            Inner { http, plain: self.plain, credentials: self.credentials, tokens: Mutex::default() };
+        let tls = tls::config(&self.authorities)?;
+        let basics = || {
+            reqwest::Client::builder()
+                .tls_backend_preconfigured(tls.clone())
+                .redirect(reqwest::redirect::Policy::none())
+                .connect_timeout(self.connect_timeout)
+                // The environment of the embedding program has no say.
+                .no_proxy()
+                .user_agent(concat!("boxship/", env!("CARGO_PKG_VERSION")))
+        };
+        let bad = |e: reqwest::Error| Error::invalid("client", e.to_string());
+        let inner = Inner {
+            http: basics().read_timeout(self.stall_timeout).build().map_err(bad)?,
+            uploads: basics().build().map_err(bad)?,
+            stall_timeout: self.stall_timeout,
+            plain: self.plain,
+            token_services: self.token_services,
+            credentials: self.credentials,
+            tokens: Mutex::default(),
+        };
         Ok(Client { inner: Arc::new(inner) })
     }
 }
@@ -209,6 +239,20 @@ impl Client {
         let (registry, name) = (r.registry().to_owned(), r.repository().to_owned());
         Ok(Repository { client: self.clone(), registry, name, base, access })
     }
+
+    /// A small body as a whole: one that comes byte by byte never stalls and never ends.
+    async fn in_time<T>(&self, url: &Url, body: impl Future<Output = Result<T>>) -> Result<T> {
+        let limit = self.inner.stall_timeout * 4;
+        tokio::time::timeout(limit, body).await.unwrap_or_else(|_| {
+            let source = format!("a small document takes longer than {limit:?}").into();
+            Err(Error::Network { operation: "read from", host: host_of(url), source })
+        })
+    }
+
+    /// What an error body says; nothing where it takes long.
+    async fn message(&self, response: &mut Response) -> String {
+        tokio::time::timeout(self.inner.stall_timeout, message(response)).await.unwrap_or_default()
+    }
 }
 
 impl Repository {
@@ -242,22 +286,51 @@ impl Repository {
 
     /// The call's answer if it is a success: authorised, redirected and repeated as needed.
     pub(crate) async fn call(&self, call: &Call) -> Result<Response> {
+        Ok(self.repeated(call, None).await?.0)
+    }
+
+    /// The same with its body, which is small: also one that breaks off is asked for again.
+    pub(crate) async fn document(
+        &self,
+        call: &Call,
+        max: u64,
+        what: &'static str,
+    ) -> Result<(HeaderMap, Vec<u8>)> {
+        let (response, bytes) = self.repeated(call, Some((max, what))).await?;
+        Ok((response.headers().clone(), bytes))
+    }
+
+    /// With the body if it is said how large that may be, and what it is.
+    async fn repeated(&self, call: &Call, body: Option<(u64, &'static str)>) -> Result<(Response, Vec<u8>)> {
         let mut attempt = 0;
         loop {
-            match self.once(call).await {
-                Ok(response) if is_temporary(response.status()) && attempt + 1 < ATTEMPTS => {
+            let last = attempt + 1 >= ATTEMPTS;
+            let result = match self.once(call).await {
+                Ok(response) if is_temporary(response.status()) && !last => {
                     tokio::time::sleep(pause(attempt, Some(response.headers()))).await;
+                    attempt += 1;
+                    continue;
                 }
-                Ok(response) if response.status().is_success() => return Ok(response),
+                Ok(mut response) if response.status().is_success() => match body {
+                    None => return Ok((response, Vec::new())),
+                    Some((max, what)) => {
+                        let url = response.url().clone();
+                        let bytes = self.client.in_time(&url, bounded(&mut response, max, what, &url)).await;
+                        bytes.map(|bytes| (response, bytes))
+                    }
+                },
                 Ok(response) => return Err(self.refused(call, response).await),
-                // Nobody is there: to ask again would only take longer to say so.
-                Err(Error::Network { source, .. }) if attempt + 1 < ATTEMPTS && !is_connect(&*source) => {
+                Err(e) => Err(e),
+            };
+            match result {
+                // Where nobody is, asking again would only take longer to say so.
+                Err(Error::Network { source, .. }) if !last && !is_connect(&*source) => {
                     tracing::debug!(attempt, error = %source, "asked again");
                     tokio::time::sleep(pause(attempt, None)).await;
+                    attempt += 1;
                 }
-                Err(e) => return Err(e),
+                other => return other,
             }
-            attempt += 1;
         }
     }
 
@@ -266,7 +339,9 @@ impl Repository {
         let mut authorization = self.cached();
         for fresh in [false, true] {
             let response = self.redirected(call, authorization.as_ref()).await?;
-            if response.status() != StatusCode::UNAUTHORIZED || fresh {
+            // What another host asks for, to which the registry has sent us, is not for it to say.
+            let home = response.url().origin() == self.base.origin();
+            if response.status() != StatusCode::UNAUTHORIZED || fresh || !home {
                 return Ok(response);
             }
             match self.authorize(&response).await? {
@@ -314,7 +389,7 @@ impl Repository {
     pub(crate) fn cached(&self) -> Option<HeaderValue> {
         let tokens = self.client.inner.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         let (value, until) = tokens.get(&(self.registry.clone(), self.scope()))?;
-        (Instant::now() < *until).then(|| sensitive(value)).flatten()
+        (Instant::now() < *until).then(|| sensitive(&value.0)).flatten()
     }
 
     fn remember(&self, value: &str, life: Duration) {
@@ -322,7 +397,8 @@ impl Repository {
         let now = Instant::now();
         tokens.retain(|_, (_, until)| *until > now);
         // A little sooner: the registry's clock may be before ours.
-        tokens.insert((self.registry.clone(), self.scope()), (value.to_owned(), now + life.mul_f64(0.9)));
+        let value = Secret(value.to_owned());
+        tokens.insert((self.registry.clone(), self.scope()), (value, now + life.mul_f64(0.9)));
     }
 
     /// What answers the challenge; `None` when we have nothing that could.
@@ -350,8 +426,8 @@ impl Repository {
         }
     }
 
-    /// Asks the token service. Credentials go to the registry's own domain only, and never without TLS
-    /// unless the registry itself is without.
+    /// Asks the token service. Credentials go to the registry's own only, and never without TLS unless the
+    /// registry itself is without.
     async fn token(
         &self,
         realm: &str,
@@ -366,10 +442,11 @@ impl Repository {
         }
         let refuse = |reason: String| Error::Untrusted { host: self.host(), reason };
         let mut url = self.follow(&self.base, realm)?;
-        if credentials.is_some()
-            && !same_owner(self.base.host_str().unwrap_or_default(), url.host_str().unwrap_or_default())
-        {
-            return Err(refuse(format!("it wants its credentials shown to {}", host_of(&url))));
+        let named = self.client.inner.token_services.get(&self.registry);
+        let service_host = host_of(&url);
+        if credentials.is_some() && !may_see(&self.host(), &service_host) && named != Some(&service_host) {
+            let advice = "; if that is right, say so with token_service()";
+            return Err(refuse(format!("it wants its credentials shown to {service_host}{advice}")));
         }
         let scope = self.scope();
         let http = &self.client.inner.http;
@@ -395,16 +472,18 @@ impl Repository {
                 let request = http.get(url.clone());
                 match other {
                     Some(Credentials::Basic { username, password }) => {
-                        request.header(AUTHORIZATION, basic(username, password))
+                        let value = sensitive(&basic(username, password));
+                        let value = value.ok_or_else(|| Error::invalid("credentials", "they are no text"))?;
+                        request.header(AUTHORIZATION, value)
                     }
                     _ => request,
                 }
             }
         };
-        let operation = "get a token from";
-        let mut response = request.send().await.map_err(|e| network(operation, &url, e))?;
+        let (mut response, bytes) = self.ask_for_token(request, &url).await?;
         if !response.status().is_success() {
-            let (status, message) = (response.status().as_u16(), message(&mut response).await);
+            let status = response.status().as_u16();
+            let message = self.client.message(&mut response).await;
             let host = host_of(&url);
             return Err(match status {
                 401 | 403 => Error::Unauthorized {
@@ -416,7 +495,6 @@ impl Repository {
                 _ => Error::Status { operation: "ask for a token at", host, status, message },
             });
         }
-        let bytes = bounded(&mut response, MAX_TOKEN, "a token", &url).await?;
         let answer: Answer = serde_json::from_slice(&bytes).map_err(|_| Error::Content {
             host: host_of(&url),
             what: "a token".into(),
@@ -427,6 +505,34 @@ impl Repository {
         Ok((token, answer.expires_in.map_or(TOKEN_LIFE, |s| Duration::from_secs(s.clamp(1, 86_400)))))
     }
 
+    /// The answer of a token service, with its body when it is a success; asked again as other calls are.
+    async fn ask_for_token(&self, request: RequestBuilder, url: &Url) -> Result<(Response, Vec<u8>)> {
+        for attempt in 0.. {
+            let last = attempt + 1 >= ATTEMPTS;
+            let again = || Error::invalid("credentials", "they cannot be sent twice");
+            let sent = request.try_clone().ok_or_else(again)?.send().await;
+            let result = match sent.map_err(|e| network("get a token from", url, e)) {
+                Ok(response) if is_temporary(response.status()) && !last => {
+                    tokio::time::sleep(pause(attempt, Some(response.headers()))).await;
+                    continue;
+                }
+                Ok(response) if !response.status().is_success() => return Ok((response, Vec::new())),
+                Ok(mut response) => {
+                    let body = bounded(&mut response, MAX_TOKEN, "a token", url);
+                    self.client.in_time(url, body).await.map(|bytes| (response, bytes))
+                }
+                Err(e) => Err(e),
+            };
+            match result {
+                Err(Error::Network { source, .. }) if !last && !is_connect(&*source) => {
+                    tokio::time::sleep(pause(attempt, None)).await;
+                }
+                other => return other,
+            }
+        }
+        Err(Error::invalid("token service", "it was asked too often"))
+    }
+
     fn operation(&self) -> &'static str {
         if self.access.contains("push") { "push" } else { "pull" }
     }
@@ -434,7 +540,7 @@ impl Repository {
     pub(crate) async fn refused(&self, call: &Call, mut response: Response) -> Error {
         let status = response.status().as_u16();
         let host = host_of(response.url());
-        let message = message(&mut response).await;
+        let message = self.client.message(&mut response).await;
         match status {
             401 | 403 => {
                 Error::Unauthorized { operation: self.operation(), host, what: self.name.clone(), message }
@@ -444,21 +550,16 @@ impl Repository {
         }
     }
 
-    /// A small body, whole.
-    pub(crate) async fn small(
-        &self,
-        response: &mut Response,
-        max: u64,
-        what: &'static str,
-    ) -> Result<Vec<u8>> {
-        let url = response.url().clone();
-        bounded(response, max, what, &url).await
+    /// How long a registry may say nothing.
+    pub(crate) fn stall_timeout(&self) -> Duration {
+        self.client.inner.stall_timeout
     }
 
-    /// The body of a request that streams: sent once, with the token at hand.
-    pub(crate) fn streaming(&self, method: Method, url: Url) -> reqwest::RequestBuilder {
+    /// The body of a request that streams: sent once, with the token at hand. How long that may take is the
+    /// caller's to watch.
+    pub(crate) fn streaming(&self, method: Method, url: Url) -> RequestBuilder {
         let home = url.origin() == self.base.origin();
-        let request = self.client.inner.http.request(method, url);
+        let request = self.client.inner.uploads.request(method, url);
         match self.cached().filter(|_| home) {
             Some(value) => request.header(AUTHORIZATION, value),
             None => request,

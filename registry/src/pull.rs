@@ -40,6 +40,10 @@ const MAX_NESTING: usize = 4;
 const AT_ONCE: usize = 3;
 /// Cuts of one layer without a byte between them.
 const CUTS: u32 = 5;
+/// Bytes after which a connection has been of use.
+const PROGRESS: u64 = 64 << 10;
+/// Bytes of all pages of a list of tags.
+const MAX_TAGS: u64 = 16 << 20;
 
 /// When a registry is asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -158,16 +162,19 @@ impl Client {
         }
         let repository = self.repository(reference, "pull")?;
         let mut url = repository.url("tags/list?n=1000")?;
-        let mut all = Vec::new();
-        // A registry that always knows a next page must not keep us forever.
+        let (mut all, mut total) = (Vec::new(), 0);
+        // A registry that always knows a next page must not keep us forever, nor fill us.
         for _ in 0..1000 {
             let call = Call::get(url.clone(), "ask for tags at", reference.repository());
-            let mut response = repository.call(&call).await?;
-            let next = response.headers().get("link").and_then(|l| l.to_str().ok()).and_then(next_page);
-            let bytes = repository.small(&mut response, MAX_DOCUMENT, "a list of tags").await?;
+            let (headers, bytes) = repository.document(&call, MAX_DOCUMENT, "a list of tags").await?;
+            let next = headers.get("link").and_then(|l| l.to_str().ok()).and_then(next_page);
             let bad = |e: serde_json::Error| content(&repository, "a list of tags", &e.to_string());
             let page: Page = serde_json::from_slice(&bytes).map_err(bad)?;
             all.extend(page.tags.unwrap_or_default());
+            total += bytes.len() as u64;
+            if total > MAX_TAGS {
+                break;
+            }
             match next {
                 Some(next) => {
                     let to = repository.follow(&url, &next)?;
@@ -180,7 +187,7 @@ impl Client {
                 None => return Ok(all),
             }
         }
-        Err(Error::Limit { host: repository.host(), what: "a list of tags", limit: 1000 * MAX_DOCUMENT })
+        Err(Error::Limit { host: repository.host(), what: "a list of tags", limit: MAX_TAGS })
     }
 }
 
@@ -248,10 +255,9 @@ async fn manifest(repository: &Repository, selector: &str, size: Option<u64>) ->
     let url = repository.url(&format!("manifests/{selector}"))?;
     let what = format!("{}/{}:{selector}", repository.registry, repository.name);
     let call = Call::get(url, "ask for a manifest at", &what).accept(&MANIFESTS)?;
-    let mut response = repository.call(&call).await?;
-    let text = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let (headers, bytes) = repository.document(&call, MAX_DOCUMENT, "a manifest").await?;
+    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
     let (kind, claimed) = (text(CONTENT_TYPE.as_str()), text("docker-content-digest"));
-    let bytes = repository.small(&mut response, MAX_DOCUMENT, "a manifest").await?;
     let found = Digest::of(&bytes);
     let pinned = selector.parse::<Digest>().ok();
     // What was asked for counts; what the registry says of it must not contradict.
@@ -290,8 +296,7 @@ async fn small_blob(repository: &Repository, d: &Descriptor) -> Result<Vec<u8>> 
     }
     let url = repository.url(&format!("blobs/{digest}"))?;
     let call = Call::get(url, "ask for a config at", digest.to_string());
-    let mut response = repository.call(&call).await?;
-    let bytes = repository.small(&mut response, MAX_DOCUMENT, "a config").await?;
+    let (_, bytes) = repository.document(&call, MAX_DOCUMENT, "a config").await?;
     match Digest::of(&bytes) {
         found if found == digest && bytes.len() as u64 == d.size() => Ok(bytes),
         found => Err(content(
@@ -503,7 +508,8 @@ async fn download(
             Ok(false) => return Ok(()),
             Err(e @ (Error::Content { .. } | Error::Limit { .. })) => return Err(e),
             Err(e) => {
-                cuts = if at.load(Ordering::Relaxed) > before { 0 } else { cuts + 1 };
+                // A byte for each connection is no progress.
+                cuts = if at.load(Ordering::Relaxed) >= before + PROGRESS { 0 } else { cuts + 1 };
                 if cuts >= CUTS || !matches!(e, Error::Network { .. }) {
                     return Err(e);
                 }

@@ -77,6 +77,10 @@ impl Client {
             }
         })
         .await?;
+        if let Some(pinned) = reference.digest().filter(|pinned| **pinned != digest) {
+            let reason = format!("{reference} names {pinned}, and the image is {digest}");
+            return Err(Error::invalid("image reference", reason));
+        }
         let Document::Manifest(manifest) = Document::parse(&bytes)? else {
             return Err(Error::invalid("image", "it is an index"));
         };
@@ -199,10 +203,21 @@ async fn upload(
         .body(reqwest::Body::wrap_stream(FileBody(body)))
         .send();
     tokio::pin!(request);
+    let mut stalls = repository.stall_timeout();
     let response = loop {
         tokio::select! {
             response = &mut request => break response.map_err(|e| lost("upload to", &url, e))?,
-            Some(done) = done.recv() => observe(PushEvent::Bytes { blob, done, total: size }),
+            Some(done) = done.recv() => {
+                if done >= size {
+                    // It has to verify and to store what it got.
+                    stalls = repository.stall_timeout() * 10;
+                }
+                observe(PushEvent::Bytes { blob, done, total: size });
+            }
+            () = tokio::time::sleep(stalls) => {
+                let source = format!("it takes no more for {stalls:?}").into();
+                return Err(Error::Network { operation: "upload to", host: host_of(&url), source });
+            }
         }
     };
     drop(reader);

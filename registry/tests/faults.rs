@@ -181,11 +181,7 @@ async fn faults_at_every_place() {
         ),
         ("empty", |_, reply| Some(Reply::Full(200, body(reply).0, Vec::new())), [End::Content; 3]),
         ("endless", |_, _| Some(Reply::Endless(200, Vec::new())), [End::Limit, End::Limit, End::Content]),
-        (
-            "stall once",
-            |r, reply| (r.before == 0).then(|| Reply::Stall(body(reply).1, 10)),
-            [End::Network, End::Network, End::Right],
-        ),
+        ("stall once", |r, reply| (r.before == 0).then(|| Reply::Stall(body(reply).1, 10)), [End::Right; 3]),
         (
             "redirect in circles",
             |r, _| Some(Reply::Full(307, vec![("Location".into(), r.target.clone())], Vec::new())),
@@ -617,6 +613,71 @@ async fn credentials_stay_at_home() {
         cdn.seen.lock().expect("whole").iter().all(|r| r.header("authorization").is_none()),
         "they went to another host"
     );
+    // What prints the client prints none, nor what it made of them.
+    let printed = format!("{c:?} {with_ring:?}");
+    assert!(!printed.contains("secret") && !printed.contains("bWU6"), "{printed}");
+}
+
+/// A host that the registry sends us to asks for authorization: it has no say in how we prove ourselves.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_challenge_of_another_host_is_not_heard() {
+    let sample = Sample::new();
+    let trap = Server::start(|_| ok("application/json", b"{\"token\":\"t\"}")).await;
+    for challenge in
+        ["Basic realm=\"x\"".to_owned(), format!("Bearer realm=\"http://{}/token\"", trap.host())]
+    {
+        let asks = challenge.clone();
+        let thief = Server::start(move |_| with(status(401), "WWW-Authenticate", &asks)).await;
+        let (served, to) = (sample.clone(), thief.host());
+        let home = Server::start(move |r| match served.honest(r) {
+            Reply::Full(200, ..) if r.target.contains("/blobs/") => {
+                Reply::Full(307, vec![("Location".into(), format!("http://{to}{}", r.target))], Vec::new())
+            }
+            other => other,
+        })
+        .await;
+        let ring = Keyring::new().with(home.host(), Credentials::basic("me", "secret"));
+        let reference = format!("{}/app:1", home.host()).parse().expect("a reference");
+        let c = builder(&home).credentials(ring).build().expect("a client");
+        let scratch = Scratch::new();
+        let result = c.pull(&scratch.store, &reference, &always(), |_| {}).await;
+        assert_eq!(end(&result), End::Unauthorized, "{challenge}: {result:?}");
+        assert!(thief.asked("/blobs/") > 0, "it was asked");
+        for server in [&thief, &home] {
+            let seen = server.seen.lock().expect("whole");
+            assert!(seen.iter().all(|r| r.header("authorization").is_none()), "{challenge}");
+        }
+    }
+    assert_eq!(trap.asked("/"), 0, "the trap saw nothing");
+}
+
+/// An upload takes as long as it takes, if only it goes on; and a name that pins another image is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_uploads_arrive() {
+    let sample = Sample::new();
+    let served = sample.clone();
+    let source = Server::start(move |r| served.honest(r)).await;
+    let scratch = Scratch::new();
+    let image = pull(&source, &scratch, "app:1").await.expect("pulled");
+    let sink = Server::start(|r| match r.method.as_str() {
+        "HEAD" => status(404),
+        "POST" => Reply::Full(202, vec![("Location".into(), "/v2/app/blobs/uploads/1".into())], Vec::new()),
+        // Longer than a registry may say nothing while it is asked for something.
+        "PUT" if r.target.contains("/uploads/") => {
+            std::thread::sleep(SHORT * 2);
+            status(201)
+        }
+        _ => status(201),
+    })
+    .await;
+    let reference = format!("{}/app:2", sink.host()).parse().expect("a reference");
+    let name = image.digest().to_string();
+    client(&sink).push(&scratch.store, &name, &reference, |_| {}).await.expect("pushed");
+    assert_eq!(sink.asked("/manifests/2"), 1);
+    let other = format!("{}/app:3@{}", sink.host(), digest(b"another")).parse().expect("a reference");
+    let result = client(&sink).push(&scratch.store, &name, &other, |_| {}).await;
+    assert!(matches!(result, Err(Error::Invalid { .. })), "{result:?}");
+    assert_eq!(sink.asked("/manifests/3"), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -687,9 +748,11 @@ async fn tokens() {
     case("no token", None, "", all, Some(ok("application/json", b"{}")), false, End::Untrusted).await;
     case("endless token", None, "", all, Some(Reply::Endless(200, Vec::new())), false, End::Limit).await;
     case("closed", None, "", all, Some(Reply::Close), false, End::Network).await;
-    let trap = Server::start(|_| ok("application/json", b"{\"token\":\"t0\"}")).await;
+    let answer = |_: &Request| ok("application/json", b"{\"token\":\"t0\"}");
+    let (trap, near) = (Server::start_at("127.0.0.2", answer).await, Server::start(answer).await);
     for (name, realm) in [
-        ("another address", format!("http://127.0.0.2:{}/token", trap.address.port())),
+        ("another address", format!("http://{}/token", trap.host())),
+        ("another port", format!("http://{}/token", near.host())),
         ("inside", "http://169.254.169.254/token".into()),
         ("no address", "token".into()),
         ("a file", "file:///etc/passwd".into()),
@@ -707,7 +770,23 @@ async fn tokens() {
         .await;
         assert!(result.asked("/blobs/") == 0, "{name}");
     }
-    assert_eq!(trap.asked("/"), 0, "the trap saw nothing");
+    for trap in [&trap, &near] {
+        assert_eq!(trap.asked("/"), 0, "the trap saw nothing");
+    }
+    // It could have: whoever names it as the token service gets there.
+    let realm = format!("http://{}/token", near.host());
+    let served = sample.clone();
+    let server = Server::start(move |r| match r.header("authorization") {
+        Some("Bearer t0") => served.honest(r),
+        _ => with(status(401), "WWW-Authenticate", &format!("Bearer realm=\"{realm}\"")),
+    })
+    .await;
+    let ring = Keyring::new().with(server.host(), Credentials::basic("me", "secret"));
+    let c = builder(&server).credentials(ring).token_service(server.host(), near.host());
+    let scratch = Scratch::new();
+    let reference = format!("{}/app:1", server.host()).parse().expect("a reference");
+    c.build().expect("a client").pull(&scratch.store, &reference, &always(), |_| {}).await.expect("pulled");
+    assert_eq!(near.asked("/token"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -207,7 +207,8 @@ async fn tokens() {
     let image = e.image().get("tools:1").await.expect("made");
     let name = hub.name("team/tools:1");
     let ring = Keyring::new().with(&hub.host, Credentials::basic("me", "secret"));
-    let client = Client::builder().plain_http(&hub.host).credentials(ring).build().expect("a client");
+    let client = Client::builder().plain_http(&hub.host).credentials(ring);
+    let client = client.token_service(&hub.host, &service.host).build().expect("a client");
     // Everybody may pull here, who is known may push.
     assert_eq!(kind(image.push(&name).client(&hub.plain()).await), ErrorKind::PermissionDenied);
     let pushed = image.push(&name).client(&client).await.expect("pushed");

@@ -77,7 +77,15 @@ pub struct Server {
 
 impl Server {
     pub async fn start(handler: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Server {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Server::start_at("127.0.0.1", handler).await
+    }
+
+    /// The same at another address of this machine.
+    pub async fn start_at(
+        address: &str,
+        handler: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Server {
+        let listener = TcpListener::bind((address, 0)).await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let seen: Arc<Mutex<Vec<Request>>> = Arc::default();
         let handler: Handler = Arc::new(handler);
