@@ -13,10 +13,12 @@ use crate::changes::CommitOptions;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::host::HostImage;
-use crate::store::{AddedLayer, Expected, Progress, Publish, Store, is_damage};
+use crate::store::{AddedLayer, Expected, Progress, Publish, Store, is_damage, there};
 
 const INDEX: &str = "index.json";
 const NAME: &str = "org.opencontainers.image.ref.name";
+/// In the index of the store: the digest of the index that an image was chosen from.
+const CHOSEN_FROM: &str = "io.boxship.chosen-from";
 
 /// What an imported image runs by default.
 #[derive(Clone, Debug, Default)]
@@ -248,12 +250,24 @@ impl Store {
 
     /// Gives the manifest a name, taking it from whatever had it. Without one it is kept all the same.
     pub(crate) fn tag(&self, digest: &Digest, name: Option<&str>) -> Result<()> {
+        self.tag_chosen(digest, name, None)
+    }
+
+    /// The same for an image that was chosen from an index, which may be asked for by the index's digest.
+    pub(crate) fn tag_chosen(
+        &self,
+        digest: &Digest,
+        name: Option<&str>,
+        index_digest: Option<&Digest>,
+    ) -> Result<()> {
         let document = self.read_document(digest)?;
         let media = parse_manifest(&document)?.media_type().clone().unwrap_or(MediaType::ImageManifest);
         let _lock = self.lock()?;
         let mut index = self.index()?;
         let oci_digest = digest.to_string().parse::<oci_spec::image::Digest>().map_err(oci("digest"))?;
-        if name.is_none() && index.manifests().iter().any(|d| d.digest() == &oci_digest) {
+        let known =
+            |d: &Descriptor| index_digest.is_none_or(|i| chosen_from(d) == Some(i.to_string().as_str()));
+        if name.is_none() && index.manifests().iter().any(|d| d.digest() == &oci_digest && known(d)) {
             return Ok(());
         }
         // A name makes the nameless entry of the same manifest needless.
@@ -263,7 +277,10 @@ impl Store {
         };
         let mut manifests: Vec<Descriptor> = index.manifests().iter().filter(stays).cloned().collect();
         let mut descriptor = Descriptor::new(media, document.len() as u64, oci_digest);
-        descriptor.set_annotations(name.map(|name| [(NAME.to_owned(), name.to_owned())].into()));
+        let named = name.map(|name| (NAME.to_owned(), name.to_owned()));
+        let chosen = index_digest.map(|i| (CHOSEN_FROM.to_owned(), i.to_string()));
+        let notes: std::collections::HashMap<_, _> = named.into_iter().chain(chosen).collect();
+        descriptor.set_annotations((!notes.is_empty()).then_some(notes));
         manifests.push(descriptor);
         index.set_manifests(manifests);
         self.write_index(&index)
@@ -304,14 +321,19 @@ impl Store {
         Ok(all)
     }
 
-    /// The image with this name (a missing tag is `latest`) or manifest digest.
+    /// The image with this name (a missing tag is `latest`) or digest: that of its manifest, or of the index
+    /// that it was chosen from. A name may have a digest behind it (`alpine@sha256:…`), which then counts.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Invalid`] for what cannot be a name.
     pub fn image(&self, name: &str) -> Result<Image> {
         let not_found = || Error::NotFound { what: "image", name: name.to_owned() };
-        let (digest, found) = match name.parse::<Digest>() {
-            Ok(digest) => (digest, None),
+        let pinned = match name.split_once('@') {
+            Some((before, digest)) => normalise(before).and_then(|_| digest.parse::<Digest>()).map(Some)?,
+            None => name.parse::<Digest>().ok(),
+        };
+        let (digest, found) = match pinned.ok_or(()) {
+            Ok(digest) => (self.chosen(digest)?, None),
             Err(_) => {
                 let wanted = normalise(name)?;
                 let index = self.index()?;
@@ -331,6 +353,18 @@ impl Store {
         let layers = config.rootfs().diff_ids().iter().map(|d| d.parse()).collect::<Result<Vec<Digest>>>()?;
         let size = size_of(&manifest);
         Ok(Image { store: self.clone(), name: found, digest, config, layers, size })
+    }
+
+    /// The manifest that was chosen from an index; what is none of a known index is taken as it is.
+    fn chosen(&self, digest: Digest) -> Result<Digest> {
+        if there(&self.blob_path(&digest))? {
+            return Ok(digest);
+        }
+        let text = digest.to_string();
+        match self.index()?.manifests().iter().find(|d| chosen_from(d) == Some(&text)) {
+            Some(d) => d.digest().to_string().parse(),
+            None => Ok(digest),
+        }
     }
 
     /// Removes a name, and with the last name of a manifest everything that no other image and no
@@ -526,6 +560,11 @@ pub(crate) fn size_of(manifest: &ImageManifest) -> u64 {
 
 pub(crate) fn name_of(d: &Descriptor) -> Option<&str> {
     d.annotations().as_ref()?.get(NAME).map(String::as_str)
+}
+
+/// The index that an image was chosen from, by its platform.
+fn chosen_from(d: &Descriptor) -> Option<&str> {
+    d.annotations().as_ref()?.get(CHOSEN_FROM).map(String::as_str)
 }
 
 impl Image {

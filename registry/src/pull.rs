@@ -61,8 +61,9 @@ pub enum PullPolicy {
 /// What is pulled.
 #[derive(Clone, Debug, Default)]
 pub struct PullOptions {
-    /// Which image of one for several platforms; this machine's by default.
-    pub platform: Platform,
+    /// Which image of one for several platforms, and of which the image in the store has to be; without it
+    /// this machine's, and whatever is in the store.
+    pub platform: Option<Platform>,
     /// When the registry is asked.
     pub policy: PullPolicy,
 }
@@ -124,14 +125,23 @@ impl Client {
                 move || Ok(store.image(&name))
             })
             .await?;
+            let fits =
+                |image: &Image| options.platform.as_ref().is_none_or(|p| is_for(p, image.configuration()));
             match found {
-                Ok(image) => return Ok(image),
+                Ok(image) if fits(&image) => return Ok(image),
+                Ok(_) if options.policy == PullPolicy::Missing => {}
+                Ok(image) => {
+                    let name =
+                        format!("{} for {}", image.digest(), options.platform.clone().unwrap_or_default());
+                    return Err(boxship_layers::Error::NotFound { what: "image", name }.into());
+                }
                 Err(boxship_layers::Error::NotFound { .. }) if options.policy == PullPolicy::Missing => {}
                 Err(e) => return Err(e.into()),
             }
         }
         let repository = self.repository(reference, "pull")?;
-        let (bytes, manifest) = resolve(&repository, reference, &options.platform).await?;
+        let platform = options.platform.clone().unwrap_or_default();
+        let (bytes, manifest, index) = resolve(&repository, reference, &platform).await?;
         let config = small_blob(&repository, manifest.config()).await?;
         let parts = parts(&repository, &manifest, &config)?;
         let add = blocking({
@@ -142,7 +152,7 @@ impl Client {
         fetch(&repository, &add, &parts, Digest::of(&bytes), Arc::new(observe)).await?;
         blocking(move || {
             add.document(&config)?;
-            Ok(add.finish(&bytes, local.as_deref())?)
+            Ok(add.finish_chosen(&bytes, local.as_deref(), index.as_ref())?)
         })
         .await
     }
@@ -211,19 +221,24 @@ fn content(repository: &Repository, what: impl Into<String>, reason: &str) -> Er
     Error::Content { host: repository.host(), what: what.into(), reason: reason.to_owned() }
 }
 
-/// The manifest for the platform, as it was sent.
+fn is_for(platform: &Platform, config: &ImageConfiguration) -> bool {
+    let (os, architecture) = (config.os().to_string(), config.architecture().to_string());
+    platform.fits(&os, &architecture, config.variant().as_deref()).is_some()
+}
+
+/// The manifest for the platform, as it was sent, and the index that it was chosen from.
 async fn resolve(
     repository: &Repository,
     reference: &ImageRef,
     platform: &Platform,
-) -> Result<(Vec<u8>, ImageManifest)> {
+) -> Result<(Vec<u8>, ImageManifest, Option<Digest>)> {
     let mut selector = reference.selector();
-    let mut size = None;
+    let (mut size, mut chosen_from) = (None, None);
     for _ in 0..MAX_NESTING {
         let bytes = manifest(repository, &selector, size).await?;
         let bad = |e: boxship_layers::Error| content(repository, &selector, &e.to_string());
         let index = match Document::parse(&bytes).map_err(bad)? {
-            Document::Manifest(manifest) => return Ok((bytes, *manifest)),
+            Document::Manifest(manifest) => return Ok((bytes, *manifest, chosen_from)),
             Document::Index(index) => index,
             _ => return Err(content(repository, &selector, "it is neither a manifest nor an index")),
         };
@@ -238,6 +253,8 @@ async fn resolve(
             host: repository.host(),
             message: String::new(),
         })?;
+        // The outermost is what somebody asks for.
+        chosen_from = chosen_from.or_else(|| Some(Digest::of(&bytes)));
         selector = digest_of(repository, best)?.to_string();
         size = Some(best.size());
     }

@@ -541,10 +541,34 @@ async fn indexes_and_platforms() {
         .await;
         let scratch = Scratch::new();
         let reference = format!("{}/app:1", server.host()).parse().expect("a reference");
-        let options = PullOptions { platform, ..always() };
+        let options = PullOptions { platform: Some(platform), ..always() };
         let result = client(&server).pull(&scratch.store, &reference, &options, |_| {}).await;
         assert_eq!(end(&result), want, "{name}: {result:?}");
     }
+    // What was chosen from a pinned index is found by its digest, and counts for its platform only.
+    let (served, text) = (sample.clone(), index(&[member("linux", "amd64", "", here)]));
+    let pin = digest(text.as_bytes());
+    let server = Server::start(move |r| {
+        let asked = r.target.rsplit('/').next().unwrap_or_default();
+        if asked == digest(text.as_bytes()) { ok(INDEX, text.as_bytes()) } else { served.honest(r) }
+    })
+    .await;
+    let scratch = Scratch::new();
+    let reference = format!("{}/app@{pin}", server.host()).parse().expect("a reference");
+    let missing = |platform: &str| PullOptions { platform: Some(wanted(platform)), ..PullOptions::default() };
+    let c = client(&server);
+    let first = c.pull(&scratch.store, &reference, &missing("linux/amd64"), |_| {}).await.expect("pulled");
+    let asked = server.asked("/");
+    for options in [missing("linux/amd64"), PullOptions::default()] {
+        let again = c.pull(&scratch.store, &reference, &options, |_| {}).await.expect("found");
+        assert_eq!(again.digest(), first.digest());
+    }
+    assert_eq!(server.asked("/"), asked, "it is there");
+    let found = scratch.store.image(&format!("{}/app@{pin}", server.host())).expect("found by its pin");
+    assert_eq!(found.digest(), first.digest());
+    let other = c.pull(&scratch.store, &reference, &missing("linux/arm64"), |_| {}).await;
+    assert_eq!(end(&other), End::NotFound, "the one in the store is for another platform: {other:?}");
+    assert!(server.asked("/") > asked);
     // An index of itself, as deep as one likes.
     let looped = |r: &Request| {
         let n = r.before;

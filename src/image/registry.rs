@@ -57,9 +57,10 @@ impl Pull {
         Pull { api, name, options, client: None, credentials: None }
     }
 
-    /// Sets which image of one for several platforms; this machine's by default.
+    /// Sets which image of one for several platforms; this machine's by default. One in the store that is for
+    /// another platform does not count then.
     pub fn platform(mut self, platform: Platform) -> Self {
-        self.options.platform = platform;
+        self.options.platform = Some(platform);
         self
     }
 

@@ -231,6 +231,13 @@ async fn missing() {
     let run = || two.container().image(&name).command(["/bin/echo", "hi"]).registry(&client);
     assert_eq!(kind(run().pull(PullPolicy::Never).output().await), ErrorKind::NotFound);
     assert_eq!(run().output().await.expect("it runs").stdout, b"hi\n");
+    // By digest, with a name before it.
+    let pushed = e.image().get("tools:1").await.expect("made").digest().to_string();
+    let three = Engine::open(root.0.join("three")).await.expect("an engine");
+    let pinned = format!("{}@{pushed}", hub.name("team/tools"));
+    let run_pinned = || three.container().image(&pinned).command(["/bin/echo", "hi"]).registry(&client);
+    assert_eq!(run_pinned().output().await.expect("it runs").stdout, b"hi\n");
+    assert_eq!(run_pinned().pull(PullPolicy::Never).output().await.expect("it runs").stdout, b"hi\n");
     // Now it is here, and the registry is not needed any more.
     drop(hub);
     assert_eq!(run().output().await.expect("it runs").stdout, b"hi\n");

@@ -178,6 +178,19 @@ impl Addition {
     /// [`Error::NotFound`] for what is missing; [`Error::Json`] and [`Error::Invalid`] for a manifest that
     /// is none; [`Error::Io`]. The store's names are then as before.
     pub fn finish(&self, manifest: &[u8], name: Option<&str>) -> Result<Image> {
+        self.finish_chosen(manifest, name, None)
+    }
+
+    /// The same for a manifest that was chosen from an index, by whose digest it can be asked for, too.
+    ///
+    /// # Errors
+    /// As [`finish`](Addition::finish).
+    pub fn finish_chosen(
+        &self,
+        manifest: &[u8],
+        name: Option<&str>,
+        index: Option<&Digest>,
+    ) -> Result<Image> {
         let pending = std::mem::take(&mut *self.lock());
         self.store.publish(&pending)?;
         drop(pending);
@@ -203,7 +216,7 @@ impl Addition {
                 return Err(Error::NotFound { what: "layer", name: layer.to_string() });
             }
         }
-        self.store.tag(&digest, name)?;
+        self.store.tag_chosen(&digest, name, index)?;
         match name {
             Some(name) => self.store.image(name),
             None => Ok(image),
