@@ -38,12 +38,27 @@ impl Compression {
     ) -> io::Result<Box<dyn Read + Send + 'a>> {
         Ok(match self {
             Compression::None => Box::new(input),
-            Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
-            Compression::Zstd => {
-                let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
-                decoder.window_log_max(WINDOW_LOG)?;
-                Box::new(decoder)
-            }
+            Compression::Gzip => Box::new(gzip(input)),
+            Compression::Zstd => Box::new(zstd(input)?),
         })
     }
+
+    /// The same where one thread does everything.
+    pub(crate) fn local_reader<'a, R: BufRead + 'a>(self, input: R) -> io::Result<Box<dyn Read + 'a>> {
+        Ok(match self {
+            Compression::None => Box::new(input),
+            Compression::Gzip => Box::new(gzip(input)),
+            Compression::Zstd => Box::new(zstd(input)?),
+        })
+    }
+}
+
+fn gzip<R: BufRead>(input: R) -> flate2::bufread::MultiGzDecoder<R> {
+    flate2::bufread::MultiGzDecoder::new(input)
+}
+
+fn zstd<'a, R: BufRead>(input: R) -> io::Result<zstd::stream::read::Decoder<'a, R>> {
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
+    decoder.window_log_max(WINDOW_LOG)?;
+    Ok(decoder)
 }

@@ -447,7 +447,8 @@ impl Store {
             kept_layers.extend(self.image(&digest.to_string())?.layers);
         }
         for blob in self.blobs_of(&image.digest)?.into_iter().filter(|b| !kept.contains(b)) {
-            self.discard("blobs/sha256", &blob.hex())?;
+            self.set_blob_aside(&blob)?;
+            self.empty_trash();
         }
         for layer in image.layers.iter().filter(|l| !kept_layers.contains(*l)) {
             self.discard("layers", &layer.hex())?;

@@ -26,8 +26,20 @@ pub use disk_usage::{DiskUsage, ImageUsage, LayerUsage, SnapshotUsage};
 
 /// The version of the on-disk format; features are named beside it.
 const VERSION: u32 = 1;
-const DIRECTORIES: [&str; 10] =
-    ["blobs", "blobs/sha256", "layers", "snapshots", "ingest", "trash", "top", "containers", "names", "ids"];
+const DIRECTORIES: [&str; 12] = [
+    "blobs",
+    "blobs/sha256",
+    "pairs",
+    "layers",
+    "replaced",
+    "snapshots",
+    "ingest",
+    "trash",
+    "top",
+    "containers",
+    "names",
+    "ids",
+];
 /// Mount points and files that every container needs, whatever its image holds.
 const TOP_DIRECTORIES: [&str; 5] = ["dev", "proc", "sys", "run", "etc"];
 const TOP_FILES: [&str; 3] = ["etc/hosts", "etc/hostname", "etc/resolv.conf"];
@@ -386,6 +398,23 @@ impl Store {
     /// The unpacked files of a layer.
     pub(crate) fn layer_path(&self, diff_id: &Digest) -> PathBuf {
         self.path().join("layers").join(diff_id.hex())
+    }
+
+    /// Whether a stored archive was seen to become this layer. That both are there does not say so: an image
+    /// that names two which do not belong together would run one and hand on the other.
+    pub(crate) fn is_pair(&self, blob: &Digest, diff_id: &Digest) -> bool {
+        let path = self.path().join("pairs").join(blob.hex());
+        std::fs::read_link(path).is_ok_and(|to| to.as_os_str() == diff_id.hex().as_str())
+    }
+
+    /// [`set_aside`](Store::set_aside) for a blob, and what is known of it.
+    pub(crate) fn set_blob_aside(&self, blob: &Digest) -> Result<()> {
+        let pair = self.path().join("pairs").join(blob.hex());
+        match std::fs::remove_file(&pair) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", pair)(e)),
+            _ => {}
+        }
+        self.set_aside("blobs/sha256", &blob.hex())
     }
 
     /// Moves `name` below the store's directory `parent` into the trash: one step, after which it is

@@ -249,6 +249,14 @@ impl Arena {
                 wrong.push(format!("{part} after a collection: {difference:?}"));
             }
         }
+        let there: BTreeSet<String> = listing(&store.path().join("blobs/sha256")).into_iter().collect();
+        let pairs = listing(&store.path().join("pairs")).into_iter().filter(|blob| !there.contains(blob));
+        wrong.extend(pairs.map(|blob| format!("a pair of the blob {blob}, which is gone")));
+        let used = |name: &String| {
+            store.snapshots().is_ok_and(|s| !s.is_empty()) && name.starts_with(&self.base.hex())
+        };
+        let replaced = listing(&store.path().join("replaced")).into_iter().filter(|name| !used(name));
+        wrong.extend(replaced.map(|name| format!("left in replaced: {name}")));
         let hidden = listing(store.path()).into_iter().filter(|name| name.starts_with('.'));
         wrong.extend(hidden.map(|name| format!("left behind: {name}")));
     }
@@ -294,7 +302,19 @@ fn modes(root: &Path, wrong: &mut Vec<String>) {
         Err(e) => wrong.push(format!("{path:?}: {e}")),
     };
     expect(root.to_owned(), 0o700);
-    for part in ["blobs", "layers", "snapshots", "ingest", "trash", "containers", "names", "ids"] {
+    let private = [
+        "blobs",
+        "pairs",
+        "layers",
+        "replaced",
+        "snapshots",
+        "ingest",
+        "trash",
+        "containers",
+        "names",
+        "ids",
+    ];
+    for part in private {
         expect(root.join(part), 0o700);
     }
     for part in ["", "dev", "proc", "sys", "run", "etc"] {

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest};
 use rustix::fs::OFlags;
@@ -18,13 +19,17 @@ use crate::compress::Compression;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::image::{Image, descriptor_of, manifest_of, normalise, parse_index, parse_manifest};
-use crate::store::ingest::Ingest;
+use crate::store::ingest::{Ingest, Taken, ratio};
 use crate::store::{Addition, Expected, Progress, Publish, Store};
 use crate::tree::TreeRoot;
 
 const MAX_DOCUMENT: u64 = 4 << 20;
 /// Indexes may name indexes; nobody nests deeper.
 const MAX_NESTING: usize = 4;
+/// Documents that are looked at to find one image.
+const MAX_DOCUMENTS: usize = 1000;
+/// Entries of an archive of images.
+const MAX_PARTS: u64 = 50_000;
 /// Links to other entries in a row.
 const MAX_LINKS: usize = 8;
 
@@ -76,16 +81,11 @@ impl Parts {
         let fail = |source| Error::Io { operation: "read", path: "the archive".into(), source };
         let mut input = BufReader::with_capacity(1 << 20, input);
         let compression = Compression::detect(input.fill_buf().map_err(fail)?);
-        let mut decoder = match compression {
-            Compression::None => None,
-            other => Some(other),
-        };
-        let plain: Box<dyn Read + '_> = match decoder.take() {
-            None => Box::new(&mut input),
-            Some(Compression::Gzip) => Box::new(flate2::bufread::MultiGzDecoder::new(&mut input)),
-            Some(_) => Box::new(zstd::stream::read::Decoder::with_buffer(&mut input).map_err(fail)?),
-        };
-        let mut reader = Reader::new(BufReader::with_capacity(256 << 10, plain), Bounds::default());
+        let stored = AtomicU64::new(0);
+        let plain = compression.local_reader(Taken::new(input, &stored)).map_err(fail)?;
+        // An image has a few files for each layer; each entry costs a file here.
+        let bounds = Bounds { entries: MAX_PARTS, ..Bounds::default() };
+        let mut reader = Reader::new(BufReader::with_capacity(256 << 10, plain), bounds);
         let mut parts = BTreeMap::new();
         let mut buffer = vec![0; 256 << 10];
         let mut bytes = 0;
@@ -107,6 +107,7 @@ impl Parts {
                             n => {
                                 file.write_all(&buffer[..n]).map_err(Error::io("write", &path))?;
                                 bytes += n as u64;
+                                ratio(bytes, &stored)?;
                             }
                         }
                     }
@@ -236,7 +237,8 @@ impl Store {
     ) -> Result<Vec<Image>> {
         let mut images = Vec::new();
         for d in parse_index(index)?.manifests() {
-            let Some((bytes, manifest)) = choose(parts, d, &options.platform, 0)? else {
+            let mut documents = 0;
+            let Some((bytes, manifest)) = choose(parts, d, &options.platform, 0, &mut documents)? else {
                 let platform = options.platform.to_string();
                 return Err(Error::NotFound { what: "image for the platform", name: platform });
             };
@@ -356,9 +358,15 @@ fn choose(
     d: &Descriptor,
     platform: &Platform,
     depth: usize,
+    documents: &mut usize,
 ) -> Result<Option<(Vec<u8>, ImageManifest)>> {
     if depth > MAX_NESTING {
         return Err(invalid("its indexes are nested too deeply"));
+    }
+    // The same ones again and again, even.
+    *documents += 1;
+    if *documents > MAX_DOCUMENTS {
+        return Err(Error::Limit { what: "documents looked at for one image", limit: MAX_DOCUMENTS as u64 });
     }
     // An archive may leave out the platforms that nobody asked for.
     let Some(bytes) = parts.blob(d)? else { return Ok(None) };
@@ -371,7 +379,7 @@ fn choose(
             // The best first, and of equals the first: as the index has them.
             fitting.sort_by_key(|(fit, _)| std::cmp::Reverse(*fit));
             for (_, m) in fitting {
-                if let Some(found) = choose(parts, m, platform, depth + 1)? {
+                if let Some(found) = choose(parts, m, platform, depth + 1, documents)? {
                     return Ok(Some(found));
                 }
             }
@@ -419,6 +427,36 @@ mod tests {
         ] {
             assert_eq!(name(full, standard).as_deref(), wanted, "{full:?} {standard:?}");
         }
+    }
+
+    /// Indexes that name the same ones many times: little to read, and looked at without end.
+    #[test]
+    fn a_thicket_of_indexes_is_refused() -> Result<()> {
+        let root = std::env::temp_dir().join(format!("boxship-thicket-{}", std::process::id()));
+        let layout = root.join("layout");
+        let blobs = layout.join("blobs/sha256");
+        std::fs::create_dir_all(&blobs).map_err(Error::io("make", &blobs))?;
+        let index = |members: &[String]| {
+            let kind = "application/vnd.oci.image.index.v1+json";
+            format!(r#"{{"schemaVersion":2,"mediaType":"{kind}","manifests":[{}]}}"#, members.join(","))
+        };
+        let mut text = index(&[]);
+        for _ in 0..3 {
+            let digest = Digest::of(text.as_bytes());
+            let path = blobs.join(digest.hex());
+            std::fs::write(&path, &text).map_err(Error::io("write", path))?;
+            let kind = "application/vnd.oci.image.index.v1+json";
+            let one = format!(r#"{{"mediaType":"{kind}","digest":"{digest}","size":{}}}"#, text.len());
+            text = index(&vec![one; 100]);
+        }
+        for (name, text) in [("oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#), ("index.json", &text)] {
+            std::fs::write(layout.join(name), text).map_err(Error::io("write", name))?;
+        }
+        let store = Store::open(root.join("store"))?;
+        let result = store.load_directory(&layout, &LoadOptions::default(), &mut |_| true);
+        let _ = std::fs::remove_dir_all(&root);
+        assert!(matches!(result, Err(Error::Limit { .. })), "{result:?}");
+        Ok(())
     }
 
     #[test]

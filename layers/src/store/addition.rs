@@ -131,10 +131,12 @@ impl Addition {
         &self.store
     }
 
-    /// Whether a layer need not be added: its bytes and its files are there.
+    /// Whether a layer need not be added: its bytes and its files are there, and these were made of those.
     #[must_use]
     pub fn has_layer(&self, digest: &Digest, diff_id: &Digest) -> bool {
-        self.store.blob_path(digest).exists() && self.store.layer_path(diff_id).exists()
+        self.store.blob_path(digest).exists()
+            && self.store.layer_path(diff_id).exists()
+            && self.store.is_pair(digest, diff_id)
             || self.lock().iter().any(|(_, l)| l.blob == *digest && l.diff_id == *diff_id)
     }
 
@@ -211,9 +213,13 @@ impl Addition {
             );
             return Err(Error::invalid("image", reason));
         }
-        for layer in image.layers() {
+        for (described, layer) in parsed.layers().iter().zip(image.layers()) {
             if !there(&self.store.layer_path(layer))? {
                 return Err(Error::NotFound { what: "layer", name: layer.to_string() });
+            }
+            if !self.has_layer(&described.digest().to_string().parse()?, layer) {
+                let reason = format!("{} is not the archive of {layer}", described.digest());
+                return Err(Error::invalid("image", reason));
             }
         }
         self.store.tag_chosen(&digest, name, index)?;
@@ -221,5 +227,86 @@ impl Addition {
             Some(name) => self.store.image(name),
             None => Ok(image),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Check, ImageOptions};
+
+    /// A store that goes with the test, with the images `a:1` and `b:1`.
+    struct Scratch(std::path::PathBuf, Store);
+
+    fn archive(content: &[u8]) -> Vec<u8> {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_ustar();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        header.set_cksum();
+        let _ = tar.append_data(&mut header, "file", content);
+        tar.into_inner().unwrap_or_default()
+    }
+
+    impl Scratch {
+        fn new(name: &str) -> Result<Scratch> {
+            let dir = std::env::temp_dir().join(format!("boxship-addition-{}-{name}", std::process::id()));
+            let store = Store::open_with(&dir, crate::Durability::Relaxed)?;
+            let scratch = Scratch(dir, store);
+            scratch.import("a")?;
+            scratch.import("b")?;
+            Ok(scratch)
+        }
+
+        fn import(&self, name: &str) -> Result<Image> {
+            let bytes = archive(name.as_bytes());
+            self.1.import(&bytes[..], &format!("{name}:1"), &ImageOptions::default(), &mut |_| true)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// An image that names an archive and a layer which the store has, and which do not belong together.
+    #[test]
+    fn an_archive_and_a_layer_of_different_images_are_none() -> Result<()> {
+        let s = Scratch::new("pairs")?;
+        let (a, b) = (s.1.image("a:1")?, s.1.image("b:1")?);
+        let of = |image: &Image| Ok(String::from_utf8_lossy(&image.manifest()?).into_owned());
+        let (manifest, other): (String, String) = (of(&a)?, of(&b)?);
+        let blob = |text: &str| -> Result<Digest> {
+            let layers = parse_manifest(text.as_bytes())?;
+            layers.layers()[0].digest().to_string().parse()
+        };
+        let (blob_a, blob_b) = (blob(&manifest)?, blob(&other)?);
+        let crafted = manifest.replace(&blob_a.to_string(), &blob_b.to_string());
+        let add = s.1.begin(Publish::Together)?;
+        assert!(add.has_layer(&blob_a, &a.layers()[0]) && !add.has_layer(&blob_b, &a.layers()[0]));
+        assert!(matches!(add.finish(crafted.as_bytes(), Some("c:1")), Err(Error::Invalid { .. })));
+        drop(add);
+        assert!(matches!(s.1.image("c:1"), Err(Error::NotFound { .. })));
+        assert_eq!(s.1.fsck(Check::Content, false)?, []);
+        Ok(())
+    }
+
+    #[test]
+    fn a_bad_blob_is_there_again_when_its_image_is_added() -> Result<()> {
+        let s = Scratch::new("heal")?;
+        let manifest = parse_manifest(&s.1.image("a:1")?.manifest()?)?;
+        for part in [manifest.layers()[0].digest(), manifest.config().digest()] {
+            let blob: Digest = part.to_string().parse()?;
+            let path = s.1.blob_path(&blob);
+            let mut bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+            bytes[0] ^= 1;
+            std::fs::write(&path, bytes).map_err(Error::io("write", &path))?;
+            assert!(!s.1.fsck(Check::Content, true)?.is_empty());
+            s.import("a")?;
+            assert_eq!(s.1.fsck(Check::Content, false)?, [], "{blob}");
+            s.1.image("a:1")?;
+        }
+        Ok(())
     }
 }

@@ -5,6 +5,9 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
+use rustix::fs::RenameFlags;
+use rustix::io::Errno;
+
 use super::ingest::Ingest;
 use super::{Expected, Store, there};
 use crate::compress::Compression;
@@ -111,8 +114,15 @@ impl Store {
                 self.set_aside("layers", &layer.hex())?;
             }
             for blob in &found.blobs {
-                self.set_aside("blobs/sha256", &blob.hex())?;
+                self.set_blob_aside(blob)?;
             }
+            // What those left who died between the two steps.
+            for (blob, _) in self.stored("pairs")? {
+                if !named.blobs.contains_key(&blob) {
+                    self.set_blob_aside(&blob)?;
+                }
+            }
+            self.sweep_replaced()?;
             // Who holds both locks is alone in writing documents and the index.
             self.remove_temporaries("")?;
             self.remove_temporaries("blobs/sha256")?;
@@ -170,7 +180,8 @@ impl Store {
     }
 
     /// Compares what images and containers name with what is there. With `repair`, layers are unpacked
-    /// again from their archives where these are sound; a bad blob can only be added anew.
+    /// again from their archives where these are sound. A bad blob can only be added anew; it is set aside, so
+    /// that adding its image does so.
     ///
     /// # Errors
     /// [`Error::Io`] when the store cannot be read. What is wrong with its content is the result.
@@ -192,6 +203,9 @@ impl Store {
         for (digest, images) in &named.blobs {
             if let Some(problem) = self.blob_problem(digest, named.sizes.get(digest).copied(), depth)? {
                 bad.insert(*digest);
+                if repair {
+                    self.set_blob_aside(digest)?;
+                }
                 tell(*digest, problem, images, false);
             }
         }
@@ -207,6 +221,9 @@ impl Store {
                 };
                 tell(*layer, problem, images, repaired);
             }
+        }
+        if repair {
+            self.empty_trash();
         }
         Ok(defects)
     }
@@ -265,15 +282,40 @@ impl Store {
         Ok(self.ingest_layer(file, expected, &mut |_| true)?.0)
     }
 
-    /// Puts a freshly unpacked layer in the place of a bad one. Containers that run on the old one keep it.
+    /// Puts a freshly unpacked layer in the place of a bad one, in one step. Containers that run on the bad one
+    /// keep it: their files would vanish, so it stays in `replaced` as long as a container stands on the layer.
     fn renew_layer(&self, layer: &Digest, archive: &Digest) -> Result<()> {
         let fresh = self.unpack_again(layer, archive)?;
         rustix::fs::syncfs(&fresh.dir).map_err(Error::io("sync", &fresh.path))?;
-        let to = self.dir("layers")?;
-        self.set_aside("layers", &layer.hex())?;
-        rustix::fs::renameat(&fresh.dir, "fs", &to, layer.hex().as_str())
-            .map_err(Error::io("publish", self.layer_path(layer)))?;
-        rustix::fs::fsync(&to).map_err(Error::io("sync", Path::new("layers")))
+        let (layers, replaced) = (self.dir("layers")?, self.dir("replaced")?);
+        let (name, aside) = (layer.hex(), format!("{}.{}", layer.hex(), self.trash_name()));
+        let fail = || Error::io("publish", self.layer_path(layer));
+        rustix::fs::renameat(&fresh.dir, "fs", &replaced, aside.as_str()).map_err(fail())?;
+        // Creators of containers hold it together: nobody begins to stand on the layer meanwhile.
+        let _names = self.lock()?;
+        let (old, new) = (name.as_str(), aside.as_str());
+        match rustix::fs::renameat_with(&replaced, new, &layers, old, RenameFlags::EXCHANGE) {
+            // There is none.
+            Err(Errno::NOENT) => rustix::fs::renameat(&replaced, new, &layers, old).map_err(fail())?,
+            other => other.map_err(fail())?,
+        }
+        rustix::fs::fsync(&layers).map_err(Error::io("sync", Path::new("layers")))?;
+        self.sweep_replaced()
+    }
+
+    /// Sets replaced layers aside that no container can stand on. The caller holds the lock.
+    fn sweep_replaced(&self) -> Result<()> {
+        let path = self.path().join("replaced");
+        let used: BTreeSet<String> =
+            self.snapshot_layers()?.into_iter().flat_map(|(_, layers)| layers).map(|l| l.hex()).collect();
+        for entry in std::fs::read_dir(&path).map_err(Error::io("list", &path))? {
+            let name = entry.map_err(Error::io("list", &path))?.file_name();
+            let name = name.to_string_lossy();
+            if !name.split('.').next().is_some_and(|layer| used.contains(layer)) {
+                self.set_aside("replaced", &name)?;
+            }
+        }
+        Ok(())
     }
 
     /// The plain archive of a layer, bit for bit as it was added.

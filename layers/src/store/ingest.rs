@@ -96,9 +96,23 @@ const MAX_RATIO: u64 = 1000;
 const FREE: u64 = 64 << 20;
 
 /// Counts what is taken out of a buffer.
-struct Taken<'a, R> {
+pub(crate) struct Taken<'a, R> {
     input: R,
     bytes: &'a AtomicU64,
+}
+
+impl<'a, R: BufRead> Taken<'a, R> {
+    pub(crate) fn new(input: R, bytes: &'a AtomicU64) -> Taken<'a, R> {
+        Taken { input, bytes }
+    }
+}
+
+/// Whether so many plain bytes may have come of what was taken.
+pub(crate) fn ratio(plain: u64, taken: &AtomicU64) -> Result<()> {
+    if plain > FREE && plain / MAX_RATIO > taken.load(Ordering::Relaxed) {
+        return Err(Error::Limit { what: "the ratio of plain to compressed bytes", limit: MAX_RATIO });
+    }
+    Ok(())
 }
 
 impl<R: BufRead> Read for Taken<'_, R> {
@@ -176,8 +190,7 @@ fn read_archive(
             let piece = Arc::new(piece);
             let ended = piece.is_empty();
             given += piece.len() as u64;
-            if given > FREE && given / MAX_RATIO > taken.load(Ordering::Relaxed) {
-                let limit = Error::Limit { what: "the ratio of plain to compressed bytes", limit: MAX_RATIO };
+            if let Err(limit) = ratio(given, &taken) {
                 let _ = plain.send(Err(std::io::Error::other(limit)));
                 return Ok(None);
             }
@@ -279,6 +292,14 @@ impl Store {
     pub(crate) fn publish(&self, all: &[(Ingest, Layer)]) -> Result<()> {
         let Some((first, _)) = all.first() else { return Ok(()) };
         let full = self.durability() == Durability::Full;
+        let pairs = self.dir("pairs")?;
+        for (_, layer) in all {
+            match rustix::fs::symlinkat(layer.diff_id.hex(), &pairs, layer.blob.hex()) {
+                // By whoever stored the same content first.
+                Err(rustix::io::Errno::EXIST) => {}
+                other => other.map_err(Error::io("publish", Path::new("pairs").join(layer.blob.hex())))?,
+            }
+        }
         if full {
             rustix::fs::syncfs(&first.dir).map_err(Error::io("sync", &first.path))?;
         }
