@@ -156,7 +156,8 @@ fn main() {
         println!("skipped: new file systems and the peers need root");
         return;
     }
-    let dir = Path::new("/var/tmp").join(format!("boxship-bench-layers-{}", std::process::id()));
+    // Podman takes no path of more than 50 characters.
+    let dir = Path::new("/var/tmp").join(format!("bench-{}", std::process::id()));
     let rounds = if args.iter().any(|a| a == "--quick") { 2 } else { 5 };
     let wanted = |case: &str| args.iter().all(|a| a.starts_with("--")) || args.iter().any(|a| a == case);
     let (mut all, mut left_out) = (Samples::new(), BTreeSet::new());

@@ -351,7 +351,7 @@ impl<R: Read> Reader<R> {
     }
 
     fn skip(&mut self) -> Result<()> {
-        let mut waste = [0; 8192];
+        let mut waste = [0; BLOCK];
         while self.read(&mut waste)? > 0 {}
         let pad = std::mem::take(&mut self.padding);
         self.input.read_exact(&mut waste[..pad]).map_err(|e| match e.kind() {
@@ -377,8 +377,9 @@ impl<R: Read> Reader<R> {
         // Octal only: not all readers take another form here.
         let stored = number(&b[148..156]).filter(|_| b[148] & 0x80 == 0);
         let stored = stored.ok_or_else(|| bad(name, "malformed checksum"))?;
-        let sum: u64 =
-            b.iter().enumerate().map(|(i, v)| if (148..156).contains(&i) { 32 } else { u64::from(*v) }).sum();
+        // As if its own field held blanks.
+        let sum = |bytes: &[u8]| bytes.iter().map(|v| u64::from(*v)).sum::<u64>();
+        let sum = sum(&b) - sum(&b[148..156]) + 8 * 32;
         if stored != sum {
             return Err(bad(name, "wrong header checksum"));
         }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Read, Write};
+use std::io::{BufRead, BufWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -134,88 +134,131 @@ impl<R: BufRead> BufRead for Taken<'_, R> {
     }
 }
 
-/// A piece of the plain archive, or why there is no more.
+/// A piece of the archive, stored or plain, or why there is no more.
 type Piece = std::io::Result<Arc<Vec<u8>>>;
 
-/// The plain archive as another thread decompresses it.
+/// The archive as another thread gives it.
 struct Pieces {
     input: Receiver<Piece>,
     current: Arc<Vec<u8>>,
     at: usize,
 }
 
-impl Read for Pieces {
-    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+impl Pieces {
+    fn new(input: Receiver<Piece>) -> Pieces {
+        Pieces { input, current: Arc::default(), at: 0 }
+    }
+}
+
+impl BufRead for Pieces {
+    fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
         while self.at == self.current.len() {
             match self.input.recv() {
                 Ok(piece) => (self.current, self.at) = (piece?, 0),
-                Err(_) => return Ok(0),
+                Err(_) => return Ok(&[]),
             }
         }
-        let rest = &self.current[self.at..];
+        Ok(&self.current[self.at..])
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.at += n;
+    }
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let rest = self.fill_buf()?;
         let n = rest.len().min(buf.len());
         buf[..n].copy_from_slice(&rest[..n]);
-        self.at += n;
+        self.consume(n);
         Ok(n)
     }
+}
+
+/// A piece of this size, or the rest.
+fn piece(input: &mut impl Read) -> std::io::Result<Vec<u8>> {
+    let mut piece = Vec::with_capacity(PIECE);
+    input.take(PIECE as u64).read_to_end(&mut piece)?;
+    Ok(piece)
 }
 
 /// What the reading thread found.
 struct Stored {
     digest: Digest,
     size: u64,
-    compression: Compression,
 }
 
-/// Reads, hashes and keeps the bytes as they come, and hands on the plain ones. Who listens no more has
-/// the reason; then this ends early.
+/// Reads, hashes and keeps the bytes as they come, and hands them on. Who listens no more has the reason; then
+/// this ends early.
 fn read_archive(
     input: impl Read + Send,
     blob: File,
     limit: Option<u64>,
-    plain: &SyncSender<Piece>,
-    hashed: &SyncSender<Arc<Vec<u8>>>,
+    stored: &SyncSender<Piece>,
 ) -> std::io::Result<Option<Stored>> {
     // One byte more than expected tells that there are more.
     let input = input.take(limit.map_or(u64::MAX, |n| n.saturating_add(1)));
-    let copy = BufWriter::with_capacity(1 << 20, blob);
-    let mut outer = BufReader::with_capacity(1 << 20, Tee::new(input, copy));
-    let compression = Compression::detect(outer.fill_buf()?);
+    let mut input = Tee::new(input, blob);
+    loop {
+        match piece(&mut input) {
+            Ok(bytes) if bytes.is_empty() => break,
+            Ok(bytes) => {
+                if stored.send(Ok(Arc::new(bytes))).is_err() {
+                    return Ok(None);
+                }
+            }
+            Err(e) => {
+                let _ = stored.send(Err(e));
+                return Ok(None);
+            }
+        }
+    }
+    let (digest, size, _) = input.finish();
+    Ok(Some(Stored { digest, size }))
+}
+
+/// Makes the plain bytes. What is stored plain is not hashed a second time. False when it ended early, with a
+/// reason that was handed on, or because nobody listens.
+fn decompress(
+    mut stored: Pieces,
+    compression: Compression,
+    plain: &SyncSender<Piece>,
+    hashed: &SyncSender<Arc<Vec<u8>>>,
+) -> std::io::Result<bool> {
     {
         let (taken, mut given) = (AtomicU64::new(0), 0u64);
-        let mut reader = compression.reader(Taken { input: &mut outer, bytes: &taken })?;
+        let mut reader = compression.reader(Taken { input: &mut stored, bytes: &taken })?;
         loop {
-            let mut piece = Vec::with_capacity(PIECE);
-            let read = (&mut reader).take(PIECE as u64).read_to_end(&mut piece);
-            let piece = Arc::new(piece);
-            let ended = piece.is_empty();
-            given += piece.len() as u64;
+            let bytes = match piece(&mut reader) {
+                Ok(bytes) => Arc::new(bytes),
+                Err(e) => {
+                    let _ = plain.send(Err(e));
+                    return Ok(false);
+                }
+            };
+            if bytes.is_empty() {
+                break;
+            }
+            given += bytes.len() as u64;
             if let Err(limit) = ratio(given, &taken) {
                 let _ = plain.send(Err(std::io::Error::other(limit)));
-                return Ok(None);
+                return Ok(false);
             }
-            if !ended && (hashed.send(Arc::clone(&piece)).is_err() || plain.send(Ok(piece)).is_err()) {
-                return Ok(None);
-            }
-            if let Err(e) = read {
-                let _ = plain.send(Err(e));
-                return Ok(None);
-            }
-            if ended {
-                break;
+            let unheard = compression != Compression::None && hashed.send(Arc::clone(&bytes)).is_err();
+            if unheard || plain.send(Ok(bytes)).is_err() {
+                return Ok(false);
             }
         }
     }
     // What follows the compressed stream (padding, an index) belongs to the blob.
-    std::io::copy(&mut outer, &mut std::io::sink())?;
-    let (digest, size, copy) = outer.into_inner().finish();
-    copy.into_inner().map_err(std::io::IntoInnerError::into_error)?;
-    Ok(Some(Stored { digest, size, compression }))
+    std::io::copy(&mut stored, &mut std::io::sink())?;
+    Ok(true)
 }
 
 impl Store {
     /// Reads one layer archive (plain, gzip or zstd), keeps its bytes as a blob, and unpacks it: one thread
-    /// reads and decompresses, one hashes the plain bytes, this one parses and writes.
+    /// reads, hashes and keeps, one decompresses, one hashes the plain bytes, this one parses and writes.
     pub(crate) fn ingest_layer(
         &self,
         input: impl Read + Send,
@@ -224,30 +267,46 @@ impl Store {
     ) -> Result<(Ingest, Layer)> {
         let _span = tracing::debug_span!("ingest_layer").entered();
         let ingest = Ingest::new(self)?;
-        let blob = File::create_new(ingest.path.join("blob")).map_err(Error::io("create", &ingest.path))?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let blob = rustix::fs::openat(&ingest.dir, "blob", flags, Mode::from_raw_mode(0o600));
+        let blob = File::from(blob.map_err(Error::io("create", &ingest.path))?);
         rustix::fs::mkdirat(&ingest.dir, "fs", Mode::from_raw_mode(0o755))
             .map_err(Error::io("make", &ingest.path))?;
+        let (to_decompress, stored) = std::sync::mpsc::sync_channel(PIECES);
         let (plain, pieces) = std::sync::mpsc::sync_channel(PIECES);
         let (to_hash, hashed) = std::sync::mpsc::sync_channel::<Arc<Vec<u8>>>(PIECES);
-        let (stored, diff_id, unpacked) = std::thread::scope(|scope| -> Result<_> {
+        let (stored, decompressed, diff_id, unpacked) = std::thread::scope(|scope| -> Result<_> {
             let thread = || std::thread::Builder::new().name("boxship-unpack".into());
-            let fail = Error::io::<std::io::Error>("start a thread for", &ingest.path);
+            let fail = || Error::io::<std::io::Error>("start a thread for", &ingest.path);
             let reader = thread()
-                .spawn_scoped(scope, move || read_archive(input, blob, expected.size, &plain, &to_hash))
-                .map_err(fail)?;
-            let fail = Error::io::<std::io::Error>("start a thread for", &ingest.path);
+                .spawn_scoped(scope, move || read_archive(input, blob, expected.size, &to_decompress))
+                .map_err(fail())?;
+            let decompresser = thread()
+                .spawn_scoped(scope, move || {
+                    let mut stored = Pieces::new(stored);
+                    let compression = match stored.fill_buf() {
+                        Ok(start) => Compression::detect(start),
+                        Err(e) => {
+                            let _ = plain.send(Err(e));
+                            return Ok((false, Compression::None));
+                        }
+                    };
+                    Ok((decompress(stored, compression, &plain, &to_hash)?, compression))
+                })
+                .map_err(fail())?;
             let hasher =
-                thread().spawn_scoped(scope, move || Digest::of_pieces(hashed.into_iter())).map_err(fail)?;
-            let input = Pieces { input: pieces, current: Arc::default(), at: 0 };
-            let unpacked = self.unpack(input, &ingest, observer);
-            Ok((joined(reader.join()), joined(hasher.join()), unpacked))
+                thread().spawn_scoped(scope, move || Digest::of_pieces(hashed.into_iter())).map_err(fail())?;
+            let unpacked = self.unpack(Pieces::new(pieces), &ingest, observer);
+            Ok((joined(reader.join()), joined(decompresser.join()), joined(hasher.join()), unpacked))
         })?;
         // A failed unpacking makes the others end early: it is the cause.
         unpacked?;
         let read = |source| Error::Io { operation: "read", path: "the archive".into(), source };
-        let stored = stored.map_err(read)?;
-        let stored = stored.ok_or_else(|| read(std::io::ErrorKind::UnexpectedEof.into()))?;
+        let early = || read(std::io::ErrorKind::UnexpectedEof.into());
+        let (whole, compression) = decompressed.map_err(read)?;
+        let stored = stored.map_err(read)?.filter(|_| whole).ok_or_else(early)?;
         let (blob, blob_size) = (stored.digest, stored.size);
+        let diff_id = if compression == Compression::None { blob } else { diff_id };
         if let Some(size) = expected.size.filter(|size| *size != blob_size) {
             let more = if blob_size > size { "more" } else { "only" };
             let n = blob_size.min(size.saturating_add(1));
@@ -262,7 +321,7 @@ impl Store {
         if !observer(Progress::Committing) {
             return Err(Error::Cancelled);
         }
-        Ok((ingest, Layer { diff_id, blob, blob_size, media_type: stored.compression.media_type() }))
+        Ok((ingest, Layer { diff_id, blob, blob_size, media_type: compression.media_type() }))
     }
 
     fn unpack(&self, input: Pieces, ingest: &Ingest, observer: Observer<'_>) -> Result<()> {

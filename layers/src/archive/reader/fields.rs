@@ -44,9 +44,8 @@ pub(super) fn number(f: &[u8]) -> Option<u64> {
         return Some(rest[high..].iter().fold(0u64, |n, b| n << 8 | u64::from(*b)))
             .filter(|n| *n <= i64::MAX as u64);
     }
-    let text = f.iter().skip_while(|c| **c == b' ').copied().collect::<Vec<u8>>();
-    let digits: Vec<u8> = text.iter().copied().take_while(u8::is_ascii_digit).collect();
-    let tail = &text[digits.len()..];
+    let text = &f[f.iter().take_while(|c| **c == b' ').count()..];
+    let (digits, tail) = text.split_at(text.iter().take_while(|c| c.is_ascii_digit()).count());
     // Nothing at all is 0, but only blanks are no number to some.
     let blank = digits.is_empty() && f.contains(&b' ');
     if blank || digits.iter().any(|d| *d > b'7') || tail.iter().any(|c| *c != b' ' && *c != 0) {
