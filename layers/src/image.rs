@@ -293,8 +293,9 @@ impl Store {
     pub fn tag_image(&self, image: &str, name: &str) -> Result<Image> {
         let name = normalise(name)?;
         let _hold = self.hold_content()?;
-        self.tag(&self.image(image)?.digest, Some(&name))?;
-        self.image(&name)
+        let found = self.image(image)?;
+        self.tag(&found.digest, Some(&name))?;
+        Ok(found.named(Some(name)))
     }
 
     /// The manifests that the index holds, with their names.
@@ -633,6 +634,11 @@ impl Image {
     /// [`Error::NotFound`] when it was removed.
     pub fn manifest(&self) -> Result<Vec<u8>> {
         self.store.read_document(&self.digest)
+    }
+
+    /// The same image, which has just been given this name.
+    pub(crate) fn named(self, name: Option<String>) -> Image {
+        Image { name, ..self }
     }
 
     /// The name it was asked for, `None` by digest.

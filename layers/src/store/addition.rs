@@ -10,7 +10,7 @@ use super::ingest::{Ingest, Layer};
 use super::{Progress, Store, there};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::image::{Image, parse_manifest};
+use crate::image::{Image, normalise, parse_manifest};
 
 /// What a layer must turn out to be; what is not given is not compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -193,6 +193,7 @@ impl Addition {
         name: Option<&str>,
         index: Option<&Digest>,
     ) -> Result<Image> {
+        let name = name.map(normalise).transpose()?;
         let pending = std::mem::take(&mut *self.lock());
         self.store.publish(&pending)?;
         drop(pending);
@@ -222,11 +223,9 @@ impl Addition {
                 return Err(Error::invalid("image", reason));
             }
         }
-        self.store.tag_chosen(&digest, name, index)?;
-        match name {
-            Some(name) => self.store.image(name),
-            None => Ok(image),
-        }
+        self.store.tag_chosen(&digest, name.as_deref(), index)?;
+        // Not what the name stands for now: somebody else may have taken it already.
+        Ok(image.named(name))
     }
 }
 
