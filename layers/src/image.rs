@@ -374,11 +374,12 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::InUse`] when a container was made from it.
     pub fn remove_image(&self, name: &str) -> Result<()> {
+        // Before the name is looked up: what it stands for must be what is removed.
+        let _lock = self.lock()?;
         let image = match self.image(name) {
             Err(e) if is_damage(&e) => return self.remove_name(name),
             other => other?,
         };
-        let _lock = self.lock()?;
         let mut index = self.index()?;
         let digest = image.digest.to_string();
         let is_target = |d: &&Descriptor| match &image.name {
@@ -407,13 +408,12 @@ impl Store {
     }
 
     /// Removes the name, or the manifest, of what is no whole image any more. What it needed is left to a
-    /// collection, which knows by the containers what has to stay.
+    /// collection, which knows by the containers what has to stay. The caller has the lock.
     fn remove_name(&self, name: &str) -> Result<()> {
         let wanted = match name.parse::<Digest>() {
             Ok(_) => name.to_owned(),
             Err(_) => normalise(name)?,
         };
-        let _lock = self.lock()?;
         let mut index = self.index()?;
         let stays = |d: &&Descriptor| name_of(d) != Some(&wanted) && d.digest().to_string() != wanted;
         let rest: Vec<Descriptor> = index.manifests().iter().filter(stays).cloned().collect();
