@@ -310,8 +310,20 @@ impl Store {
     /// # Errors
     /// [`Error::Json`], [`Error::Io`].
     pub fn images(&self) -> Result<Vec<ImageInfo>> {
+        let mut before = None;
+        loop {
+            let index = self.index()?;
+            match self.listed(&index) {
+                // Removed while it was read: then there is another index now.
+                Err(Error::NotFound { .. }) if before.as_ref() != Some(&index) => before = Some(index),
+                other => return other,
+            }
+        }
+    }
+
+    fn listed(&self, index: &ImageIndex) -> Result<Vec<ImageInfo>> {
         let mut all = Vec::new();
-        for d in self.index()?.manifests() {
+        for d in index.manifests() {
             let (Some(name), Ok(digest)) = (name_of(d), d.digest().to_string().parse::<Digest>()) else {
                 continue;
             };
@@ -328,23 +340,33 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Invalid`] for what cannot be a name.
     pub fn image(&self, name: &str) -> Result<Image> {
-        let not_found = || Error::NotFound { what: "image", name: name.to_owned() };
         let pinned = match name.split_once('@') {
             Some((before, digest)) => normalise(before).and_then(|_| digest.parse::<Digest>()).map(Some)?,
             None => name.parse::<Digest>().ok(),
         };
-        let (digest, found) = match pinned.ok_or(()) {
-            Ok(digest) => (self.chosen(digest)?, None),
-            Err(_) => {
-                let wanted = normalise(name)?;
-                let index = self.index()?;
-                let d =
-                    index.manifests().iter().find(|d| name_of(d) == Some(&wanted)).ok_or_else(not_found)?;
-                (d.digest().to_string().parse()?, Some(wanted))
+        if let Some(digest) = pinned {
+            return self.image_of(self.chosen(digest)?, name, None);
+        }
+        let wanted = normalise(name)?;
+        let mut before = None;
+        loop {
+            let index = self.index()?;
+            let named = index.manifests().iter().find(|d| name_of(d) == Some(&wanted));
+            let named = named.ok_or_else(|| Error::NotFound { what: "image", name: name.to_owned() })?;
+            let digest: Digest = named.digest().to_string().parse()?;
+            match self.image_of(digest, name, Some(&wanted)) {
+                // The name was given to another image, and this one collected, while it was read.
+                Err(Error::NotFound { .. }) if before != Some(digest) => before = Some(digest),
+                other => return other,
             }
-        };
+        }
+    }
+
+    fn image_of(&self, digest: Digest, asked: &str, name: Option<&str>) -> Result<Image> {
         let manifest = match self.read_document(&digest) {
-            Err(Error::NotFound { .. }) => return Err(not_found()),
+            Err(Error::NotFound { .. }) => {
+                return Err(Error::NotFound { what: "image", name: asked.to_owned() });
+            }
             other => other?,
         };
         let manifest = parse_manifest(&manifest)?;
@@ -353,7 +375,7 @@ impl Store {
             serde_json::from_slice(&self.read_document(&config)?).map_err(json("config"))?;
         let layers = config.rootfs().diff_ids().iter().map(|d| d.parse()).collect::<Result<Vec<Digest>>>()?;
         let size = size_of(&manifest);
-        Ok(Image { store: self.clone(), name: found, digest, config, layers, size })
+        Ok(Image { store: self.clone(), name: name.map(str::to_owned), digest, config, layers, size })
     }
 
     /// The manifest that was chosen from an index; what is none of a known index is taken as it is.
