@@ -41,6 +41,13 @@ impl Store {
             rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(mode))
                 .map_err(Error::io("make", base.join(name)))
         };
+        // Who removes layers has the lock alone: what is there now stays until it is named, and then, too.
+        let _lock = self.lock_shared()?;
+        for layer in layers {
+            if !there(&self.layer_path(layer))? {
+                return Err(Error::NotFound { what: "layer", name: layer.to_string() });
+            }
+        }
         make(id, 0o700)?;
         let build = || -> Result<()> {
             // Names the layers for whoever wants to remove an image. A symlink is there with its text or not at
@@ -49,11 +56,6 @@ impl Store {
                 let text: Vec<String> = part.iter().map(Digest::hex).collect();
                 rustix::fs::symlinkat(text.join(":"), &dir, format!("{id}/{}", link_name(i)))
                     .map_err(Error::io("make", base.join(link_name(i))))?;
-            }
-            for layer in layers {
-                if !there(&self.layer_path(layer))? {
-                    return Err(Error::NotFound { what: "layer", name: layer.to_string() });
-                }
             }
             make(&format!("{id}/upper"), 0o755)?;
             make(&format!("{id}/work"), 0o700)?;
@@ -144,7 +146,7 @@ impl Store {
             for i in 0.. {
                 let path = base.join(link_name(i));
                 let text = match std::fs::read_link(&path) {
-                    // The end; or being made, or gone: its maker looks for its layers after it has named them.
+                    // The end; or gone; or being made, but not while somebody has the lock alone.
                     Err(e) if e.kind() == std::io::ErrorKind::NotFound => break,
                     other => other.map_err(Error::io("read", path))?,
                 };
