@@ -74,8 +74,8 @@ pub struct SnapshotUsage {
 }
 
 impl Store {
-    /// What takes space here. It reads the inodes of all layers, so it takes a moment; nothing is locked,
-    /// what comes or goes meanwhile is counted or not.
+    /// What takes space here. It reads the inodes of all layers, so it takes a moment, in which nothing is
+    /// locked: what comes or goes meanwhile is counted or not.
     ///
     /// # Errors
     /// [`Error::Io`], and [`Error::Json`] for a damaged image.
@@ -83,17 +83,14 @@ impl Store {
         let mut layers: BTreeMap<Digest, LayerUsage> = BTreeMap::new();
         let mut having: BTreeMap<Digest, BTreeSet<Digest>> = BTreeMap::new();
         let mut usage = DiskUsage::default();
-        for (digest, name) in self.roots()? {
-            let manifest = parse_manifest(&self.read_document(&digest)?)?;
-            let image = self.image(&digest.to_string())?;
-            for (diff_id, archive) in image.layers().iter().zip(manifest.layers()) {
-                having.entry(*diff_id).or_default().insert(digest);
+        for (image, archives) in self.described()? {
+            for (diff_id, archive) in image.layers.iter().zip(archives) {
+                having.entry(*diff_id).or_default().insert(image.digest);
                 if !layers.contains_key(diff_id) {
-                    layers.insert(*diff_id, self.layer_usage(diff_id, archive.size())?);
+                    layers.insert(*diff_id, self.layer_usage(diff_id, archive)?);
                 }
             }
-            let layers = image.layers().to_vec();
-            usage.images.push(ImageUsage { name, digest, layers, shared: 0, unique: 0 });
+            usage.images.push(image);
         }
         for (id, below) in self.snapshot_layers()? {
             for layer in below {
@@ -119,6 +116,20 @@ impl Store {
         });
         usage.layers = layers.into_values().collect();
         Ok(usage)
+    }
+
+    /// The images and the sizes of their archives, as they are at one moment. Measuring takes longer: what is
+    /// removed meanwhile takes no space.
+    fn described(&self) -> Result<Vec<(ImageUsage, Vec<u64>)>> {
+        let _lock = self.lock_shared()?;
+        let mut all = Vec::new();
+        for (digest, name) in self.roots()? {
+            let manifest = parse_manifest(&self.read_document(&digest)?)?;
+            let archives = manifest.layers().iter().map(oci_spec::image::Descriptor::size).collect();
+            let layers = self.image(&digest.to_string())?.layers().to_vec();
+            all.push((ImageUsage { name, digest, layers, shared: 0, unique: 0 }, archives));
+        }
+        Ok(all)
     }
 
     fn layer_usage(&self, diff_id: &Digest, archive: u64) -> Result<LayerUsage> {
@@ -153,7 +164,12 @@ impl Sum {
     /// By descriptors, as a container may exchange its directories meanwhile. What lies deeper than any
     /// image may be is not counted: a container can make trees that take all our descriptors.
     fn add(&mut self, dir: &OwnedFd, depth: usize) -> Result<(), Errno> {
-        for name in merged::names(dir.as_fd())? {
+        let names = match merged::names(dir.as_fd()) {
+            // It was removed after it was opened.
+            Err(Errno::NOENT) => return Ok(()),
+            other => other?,
+        };
+        for name in names {
             let stat = match rustix::fs::statat(dir, OsStr::from_bytes(&name), AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Errno::NOENT) => continue,
                 other => other?,
