@@ -167,12 +167,7 @@ impl Arena {
             Ok(defects) if defects.is_empty() => {}
             other => wrong.push(format!("fsck: {other:?}")),
         }
-        for part in ["ingest", "trash"] {
-            let left = listing(&store.path().join(part));
-            if !left.is_empty() {
-                wrong.push(format!("left in {part}: {left:?}"));
-            }
-        }
+        leftovers(store, wrong);
         modes(store.path(), wrong);
         whole(store, wrong);
         if operation == "open" {
@@ -224,30 +219,13 @@ impl Arena {
         }
     }
 
-    /// After a collection there is nothing that nobody needs. Told without the store's own idea of that.
+    /// After a collection there is nothing that nobody needs.
     fn nothing_else(&self, store: &Store, wrong: &mut Vec<String>) {
-        let (mut blobs, mut layers) = (BTreeSet::new(), BTreeSet::from([self.keeper.hex()]));
-        let images = store.images().unwrap_or_default();
-        for info in &images {
-            let Ok(image) = store.image(&info.name) else { continue };
-            let manifest: serde_json::Value =
-                serde_json::from_slice(&image.manifest().expect("there")).expect("JSON");
-            let parts = manifest["layers"].as_array().expect("a list").iter().chain([&manifest["config"]]);
-            let hex = |v: &serde_json::Value| v["digest"].as_str().expect("a digest")[7..].to_owned();
-            blobs.extend(parts.map(hex));
-            blobs.insert(image.digest().hex());
-            layers.extend(image.layers().iter().map(|l| l.hex()));
-        }
-        if images.is_empty() {
-            layers.clear();
-        }
-        assert!(!layers.contains(&self.orphan.hex()), "it is nobody's");
-        for (part, expected) in [("blobs/sha256", blobs), ("layers", layers)] {
-            let found: BTreeSet<String> = listing(&store.path().join(part)).into_iter().collect();
-            let difference: Vec<&String> = found.symmetric_difference(&expected).collect();
-            if !difference.is_empty() {
-                wrong.push(format!("{part} after a collection: {difference:?}"));
-            }
+        let is_empty = store.images().unwrap_or_default().is_empty();
+        let kept = (!is_empty).then(|| self.keeper.hex());
+        nobodys(store, kept.into_iter().collect(), wrong);
+        if material::layer_dir(store, &self.orphan).exists() {
+            wrong.push("the layer that is nobody's is still there".to_owned());
         }
         let there: BTreeSet<String> = listing(&store.path().join("blobs/sha256")).into_iter().collect();
         let pairs = listing(&store.path().join("pairs")).into_iter().filter(|blob| !there.contains(blob));
@@ -257,8 +235,6 @@ impl Arena {
         };
         let replaced = listing(&store.path().join("replaced")).into_iter().filter(|name| !used(name));
         wrong.extend(replaced.map(|name| format!("left in replaced: {name}")));
-        let hidden = listing(store.path()).into_iter().filter(|name| name.starts_with('.'));
-        wrong.extend(hidden.map(|name| format!("left behind: {name}")));
     }
 }
 
@@ -268,13 +244,48 @@ impl Drop for Arena {
     }
 }
 
+/// What is neither an image's nor one of these layers (hex), or is missing of them, after a collection. Told
+/// without the store's own idea of that.
+pub fn nobodys(store: &Store, mut layers: BTreeSet<String>, wrong: &mut Vec<String>) {
+    let mut blobs = BTreeSet::new();
+    for info in store.images().unwrap_or_default() {
+        let Ok(image) = store.image(&info.name) else { continue };
+        let manifest: serde_json::Value =
+            serde_json::from_slice(&image.manifest().expect("there")).expect("JSON");
+        let parts = manifest["layers"].as_array().expect("a list").iter().chain([&manifest["config"]]);
+        let hex = |v: &serde_json::Value| v["digest"].as_str().expect("a digest")[7..].to_owned();
+        blobs.extend(parts.map(hex));
+        blobs.insert(image.digest().hex());
+        layers.extend(image.layers().iter().map(|l| l.hex()));
+    }
+    for (part, expected) in [("blobs/sha256", blobs), ("layers", layers)] {
+        let found: BTreeSet<String> = listing(&store.path().join(part)).into_iter().collect();
+        let difference: Vec<&String> = found.symmetric_difference(&expected).collect();
+        if !difference.is_empty() {
+            wrong.push(format!("{part} after a collection: {difference:?}"));
+        }
+    }
+    let hidden = listing(store.path()).into_iter().filter(|name| name.starts_with('.'));
+    wrong.extend(hidden.map(|name| format!("left behind: {name}")));
+}
+
+/// What dead processes left that an opening should have removed.
+pub fn leftovers(store: &Store, wrong: &mut Vec<String>) {
+    for part in ["ingest", "trash"] {
+        let left = listing(&store.path().join(part));
+        if !left.is_empty() {
+            wrong.push(format!("left in {part}: {left:?}"));
+        }
+    }
+}
+
 pub fn listing(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).expect("it is there").map(|e| e.expect("read"));
     entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect()
 }
 
 /// Whatever is there, named or not, is what its name says.
-fn whole(store: &Store, wrong: &mut Vec<String>) {
+pub fn whole(store: &Store, wrong: &mut Vec<String>) {
     let blobs = store.path().join("blobs/sha256");
     for name in listing(&blobs).into_iter().filter(|name| !name.starts_with('.')) {
         let bytes = std::fs::read(blobs.join(&name)).expect("it is there");
@@ -295,7 +306,7 @@ fn whole(store: &Store, wrong: &mut Vec<String>) {
 }
 
 /// Nobody else comes in, and what containers see of the topmost layer is for everybody.
-fn modes(root: &Path, wrong: &mut Vec<String>) {
+pub fn modes(root: &Path, wrong: &mut Vec<String>) {
     let mut expect = |path: PathBuf, mode: u32| match std::fs::metadata(&path).map(|m| m.mode() & 0o7777) {
         Ok(found) if found == mode => {}
         Ok(found) => wrong.push(format!("{path:?} has the mode {found:o}, not {mode:o}")),

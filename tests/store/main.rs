@@ -1,5 +1,5 @@
 //! Attacks on the layer store: the power is cut, its process is killed at a chosen system call, system calls
-//! fail, the disk is full or read-only.
+//! fail, the disk is full or read-only, many processes use it at once.
 //!
 //! CI runs a slice; CONTRIBUTING.md has the commands of the big figures. BOXSHIP_STORE_FILES makes every layer
 //! bigger by that many files, and so the operations longer;
@@ -19,6 +19,7 @@
 )]
 
 mod check;
+mod concurrent;
 mod disk;
 mod fault;
 mod full;
@@ -51,10 +52,11 @@ fn test(name: &str, needs: &[Need], f: impl FnOnce() -> Result<String, Failed> +
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     match args.get(1).and_then(|a| a.strip_prefix("--as=")) {
-        Some(role) if role.starts_with("power") || role.ends_with("driver") => {
+        Some(role) if role.ends_with("-worker") || role.ends_with("-driver") => {
             disk::die_with_parent();
             return match role {
                 "power-driver" => power::drive(&args[2..]),
+                "concurrent-worker" => concurrent::work(&args[2..]),
                 "power-worker" => power::work(&args[2..]),
                 "peers-driver" => peers::drive(&args[2..]),
                 "full-driver" => full::drive(&args[2..]),
@@ -75,6 +77,8 @@ fn main() {
         })
         .with_ignored_flag(std::env::var_os(PEERS).is_none()),
         test("full_disks", &[Need::Root, Need::Ext4], || full::disks(number("BOXSHIP_FULL_STEP", 128))),
+        test("concurrent_checks_itself", &[], concurrent::checks_itself),
+        test("concurrent_processes", &[], || concurrent::processes(number("BOXSHIP_CONCURRENT_SECONDS", 5))),
         test("kill_store_points", &[Need::X86_64], || kill::points(number("BOXSHIP_STORE_KILL_POINTS", 60))),
         test("fault_store_at_every_call", &[Need::X86_64], || {
             fault::calls(number("BOXSHIP_STORE_FAULT_STEP", 401))
