@@ -73,8 +73,9 @@ pub enum Reach {
     Needed,
 }
 
-/// Controllers that measure, confine or kill a group even where nothing is limited.
-const ALWAYS: [&str; 4] = ["memory", "cpuacct", "pids", "devices"];
+/// Controllers that measure, confine or kill a group even where nothing is limited. (CPU time is told by the
+/// v2 tree where there is one, also beside v1.)
+const ALWAYS: [&str; 3] = ["memory", "pids", "devices"];
 
 /// The directories below which groups are made, opened once.
 #[derive(Clone, Debug)]
@@ -194,8 +195,8 @@ impl Parent {
     /// Whether a group with these limits has to be in this hierarchy.
     fn needs(&self, tree: &Tree, limits: &Limits) -> bool {
         let limited = || self.settings(limits).iter().any(|(c, ..)| tree.has(c));
-        let freezer = self.unified().is_none() && tree.has("freezer");
-        tree.is_v2() || ALWAYS.iter().any(|c| tree.has(c)) || freezer || limited()
+        let alone = self.unified().is_none() && (tree.has("freezer") || tree.has("cpuacct"));
+        tree.is_v2() || ALWAYS.iter().any(|c| tree.has(c)) || alone || limited()
     }
 
     fn settings(&self, limits: &Limits) -> Vec<crate::limits::Setting> {
@@ -450,7 +451,10 @@ impl Group {
             tree.open(&self.name, if v2 { two } else { one }, OFlags::RDONLY).ok()
         };
         h.oom = open("memory", "memory.oom_control", "memory.events");
-        h.cpu = open("cpuacct", "cpuacct.usage", "cpu.stat");
+        h.cpu = match self.parent.unified() {
+            Some(tree) => tree.open(&self.name, "cpu.stat", OFlags::RDONLY).ok(),
+            None => open("cpuacct", "cpuacct.usage", "cpu.stat"),
+        };
         h.memory_peak = open("memory", "memory.max_usage_in_bytes", "memory.peak");
         Ok(h)
     }
@@ -469,14 +473,13 @@ impl Group {
         let field = |text: &str, key: &str| {
             text.lines().find_map(|l| l.strip_prefix(key)?.trim().parse::<u64>().ok()).unwrap_or(0)
         };
-        let cpu = read("cpuacct", "cpuacct.usage", "cpu.stat")?;
+        let cpu = match self.parent.unified() {
+            Some(tree) => Duration::from_micros(field(&tree.read(&self.name, "cpu.stat")?, "usage_usec")),
+            None => Duration::from_nanos(number(read("cpuacct", "cpuacct.usage", "cpu.stat")?)),
+        };
         let limit = read("memory", "memory.limit_in_bytes", "memory.max")?.trim().parse::<u64>().ok();
         Ok(Usage {
-            cpu: if v2 {
-                Duration::from_micros(field(&cpu, "usage_usec"))
-            } else {
-                Duration::from_nanos(number(cpu))
-            },
+            cpu,
             memory: number(read("memory", "memory.usage_in_bytes", "memory.current")?),
             // memory.peak exists since Linux 5.19.
             memory_peak: read("memory", "memory.max_usage_in_bytes", "memory.peak").map(number).unwrap_or(0),
