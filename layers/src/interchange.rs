@@ -1,6 +1,7 @@
 //! Archives that other tools write and read: OCI layouts and Docker's own form, several images in one.
 
 mod load;
+mod parallel;
 mod save;
 
 use std::str::FromStr;

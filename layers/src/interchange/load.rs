@@ -12,6 +12,7 @@ use oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest};
 use rustix::fs::OFlags;
 use serde::Deserialize;
 
+use super::parallel::{self, Tell};
 use super::{LoadOptions, Platform};
 use crate::archive::Bounds;
 use crate::archive::reader::{Kind, Reader};
@@ -248,15 +249,22 @@ impl Store {
             if diff_ids.len() != manifest.layers().len() {
                 return Err(invalid("a manifest and its config have different numbers of layers"));
             }
+            let (mut jobs, mut known) = (Vec::new(), Vec::new());
             for (layer, diff_id) in manifest.layers().iter().zip(&diff_ids) {
                 let digest: Digest = layer.digest().to_string().parse()?;
                 let expected =
                     Expected { digest: Some(digest), size: Some(layer.size()), diff_id: Some(*diff_id) };
-                if !add.has_layer(&digest, diff_id) {
-                    let file = parts.open(&format!("blobs/sha256/{}", digest.hex()))?;
-                    add.layer(file.ok_or_else(|| missing(layer))?, expected, observe)?;
+                if !add.has_layer(&digest, diff_id) && !known.contains(&(digest, *diff_id)) {
+                    known.push((digest, *diff_id));
+                    let add = &add;
+                    // Opened when it is its turn: an image may have more layers than we may have files open.
+                    jobs.push(move |tell: Tell<'_>| {
+                        let file = parts.open(&format!("blobs/sha256/{}", digest.hex()))?;
+                        add.layer(file.ok_or_else(|| missing(layer))?, expected, tell)
+                    });
                 }
             }
+            parallel::all(jobs, observe)?;
             add.document(&config)?;
             images.push(add.finish(&bytes, tag_of(d)?.as_deref())?);
         }
@@ -283,12 +291,17 @@ impl Store {
             let tags: Vec<String> =
                 image.repo_tags.iter().flatten().map(|t| normalise(t)).collect::<Result<_>>()?;
             let add = self.begin(Publish::Together)?;
-            let mut layers = Vec::new();
+            let mut jobs = Vec::new();
             for (name, diff_id) in image.layers.iter().zip(&diff_ids) {
-                let file = parts.open(name)?.ok_or_else(|| not_found(name))?;
+                let add = &add;
                 let expected = Expected { diff_id: Some(*diff_id), ..Expected::default() };
-                layers.push(descriptor_of(&known_or_added(&add, file, expected, observe)?)?);
+                jobs.push(move |tell: Tell<'_>| {
+                    let file = parts.open(name)?.ok_or_else(|| not_found(name))?;
+                    known_or_added(add, file, expected, tell)
+                });
             }
+            let added = parallel::all(jobs, observe)?;
+            let layers = added.iter().map(descriptor_of).collect::<Result<_>>()?;
             add.document(&config)?;
             let manifest = manifest_of(&config, layers)?;
             let added = add.finish(&manifest, tags.first().map(String::as_str))?;
