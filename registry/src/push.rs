@@ -1,9 +1,9 @@
 //! Pushing: what the registry lacks, then the manifest, byte for byte as it was pulled or made.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use boxship_layers::oci_spec::image::Descriptor;
 use boxship_layers::{Digest, Document, Store};
 use bytes::Bytes;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
@@ -16,6 +16,10 @@ use crate::pull::blocking;
 use crate::reference::ImageRef;
 
 const ATTEMPTS: u32 = 4;
+/// Blobs that are sent at the same time.
+const AT_ONCE: usize = 3;
+
+type Observer = Arc<dyn Fn(PushEvent) + Send + Sync>;
 /// Bytes of a blob that are read at once.
 const PIECE: usize = 256 << 10;
 
@@ -66,7 +70,7 @@ impl Client {
         store: &Store,
         name: &str,
         reference: &ImageRef,
-        observe: impl Fn(PushEvent) + Send + Sync,
+        observe: impl Fn(PushEvent) + Send + Sync + 'static,
     ) -> Result<Digest> {
         let repository = self.repository(reference, "pull,push")?;
         let (bytes, digest) = blocking({
@@ -84,14 +88,14 @@ impl Client {
         let Document::Manifest(manifest) = Document::parse(&bytes)? else {
             return Err(Error::invalid("image", "it is an index"));
         };
-        let mut pushed: Vec<Digest> = Vec::new();
+        let mut blobs: Vec<(Digest, u64)> = Vec::new();
         for d in manifest.layers().iter().chain([manifest.config()]) {
-            let blob: Digest = d.digest().to_string().parse()?;
-            if !pushed.contains(&blob) {
-                push_blob(&repository, store, blob, d, &observe).await?;
-                pushed.push(blob);
+            let blob = (d.digest().to_string().parse()?, d.size());
+            if !blobs.contains(&blob) {
+                blobs.push(blob);
             }
         }
+        push_blobs(&repository, store, blobs, Arc::new(observe)).await?;
         let kind = manifest
             .media_type()
             .as_ref()
@@ -111,12 +115,39 @@ impl Client {
     }
 }
 
+/// Some at a time. The first failure ends the others, and so does whoever drops this.
+async fn push_blobs(
+    repository: &Repository,
+    store: &Store,
+    blobs: Vec<(Digest, u64)>,
+    observe: Observer,
+) -> Result<()> {
+    let places = Arc::new(tokio::sync::Semaphore::new(AT_ONCE));
+    let mut all = tokio::task::JoinSet::new();
+    for (blob, size) in blobs {
+        let (repository, store) = (repository.clone(), store.clone());
+        let (observe, places) = (Arc::clone(&observe), Arc::clone(&places));
+        all.spawn(async move {
+            let _place = places.acquire_owned().await;
+            push_blob(&repository, &store, blob, size, &*observe).await
+        });
+    }
+    while let Some(result) = all.join_next().await {
+        match result {
+            Ok(result) => result?,
+            Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
+            Err(e) => return Err(Error::Io { operation: "run a push", source: std::io::Error::other(e) }),
+        }
+    }
+    Ok(())
+}
+
 async fn push_blob(
     repository: &Repository,
     store: &Store,
     blob: Digest,
-    d: &Descriptor,
-    observe: &(impl Fn(PushEvent) + Send + Sync),
+    size: u64,
+    observe: &(dyn Fn(PushEvent) + Send + Sync),
 ) -> Result<()> {
     let head = Call::get(repository.url(&format!("blobs/{blob}"))?, "ask for a blob at", blob.to_string());
     match repository.call(&head.method(Method::HEAD)).await {
@@ -129,7 +160,7 @@ async fn push_blob(
     }
     let mut attempt = 0;
     loop {
-        match upload(repository, store, blob, d.size(), observe).await {
+        match upload(repository, store, blob, size, observe).await {
             Ok(()) => {
                 observe(PushEvent::Blob { digest: blob, existed: false });
                 return Ok(());
@@ -157,7 +188,7 @@ async fn upload(
     store: &Store,
     blob: Digest,
     size: u64,
-    observe: &(impl Fn(PushEvent) + Send + Sync),
+    observe: &(dyn Fn(PushEvent) + Send + Sync),
 ) -> Result<()> {
     let start = repository.url("blobs/uploads/")?;
     let call = Call::get(start.clone(), "begin an upload to", blob.to_string()).method(Method::POST);
