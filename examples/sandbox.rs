@@ -28,6 +28,7 @@ async fn main() -> Result<(), Error> {
             .user("65534")
             .mount(Mount::tmpfs("/scratch").size(ByteSize::mib(8)))
             .timeout(Duration::from_secs(10))
+            .output_limit(ByteSize::mib(1))
     };
     let begin = Instant::now();
     let limited = sandbox().memory_limit(ByteSize::mib(64)).cpus(0.5).pids_limit(32).output().await;
@@ -41,7 +42,8 @@ async fn main() -> Result<(), Error> {
     };
     print!("{}", String::from_utf8_lossy(&out.stdout));
     eprint!("{}", String::from_utf8_lossy(&out.stderr));
-    println!("-- {}{}", out.status, if out.timed_out { " (time was up)" } else { "" });
+    let cut = if out.truncated { " (more output than is kept)" } else { "" };
+    println!("-- {}{}{cut}", out.status, if out.timed_out { " (time was up)" } else { "" });
     println!(
         "-- wall {:.0} ms, CPU {:.0} ms",
         begin.elapsed().as_secs_f64() * 1e3,
