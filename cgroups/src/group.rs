@@ -336,15 +336,18 @@ impl Group {
         let rules = settings.split_off(rules);
         for i in 0..settings.len() {
             match self.write(&settings[i]) {
-                Err(Error::Io { .. }) if settings[i].1 == "memory.limit_in_bytes" && memsw == Some(i + 1) => {
+                Err(refused @ Error::Io { .. })
+                    if settings[i].1 == "memory.limit_in_bytes" && memsw == Some(i + 1) =>
+                {
                     settings.swap(i, i + 1);
-                    self.write(&settings[i])?;
+                    // Where that does not help, the first refusal is the one to tell.
+                    self.write(&settings[i]).map_err(|_| refused)?;
                 }
                 // The same where the memory alone is given, which then is the limit of both.
-                Err(Error::Io { .. })
+                Err(refused @ Error::Io { .. })
                     if settings[i].1 == "memory.limit_in_bytes" && limits.swap.is_none() =>
                 {
-                    self.without_swap(limits.memory.unwrap_or(u64::MAX))?;
+                    self.without_swap(limits.memory.unwrap_or(u64::MAX)).map_err(|_| refused)?;
                     self.write(&settings[i])?;
                 }
                 other => other?,
