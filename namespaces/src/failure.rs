@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::error::Error;
+use crate::kind::Namespaces;
 use crate::program::Program;
 use crate::wire::{Message, report, stage};
 
@@ -18,8 +19,17 @@ pub(crate) fn failure(m: &Message, program: &Program) -> Error {
         report::DIED => Error::Killed,
         report::HELPER_FAILED => {
             #[allow(clippy::cast_possible_truncation, reason = "a stage")]
-            let (step, advice) = stage_words(m.a as u32, errno);
-            Error::Start { step, advice, source }
+            let stage_number = m.a as u32;
+            let (step, advice) = stage_words(stage_number, errno);
+            // Which ones cannot be had is what the caller has to know.
+            let made = match stage_number {
+                stage::OWN_NAMESPACES => words(program.own),
+                stage::CLONE if program.cloned == Namespaces::NONE => "the container's process".to_owned(),
+                stage::CLONE => format!("the container's process, {}", words(program.cloned)),
+                stage::ENTER => words(program.entered),
+                _ => return Error::Start { step, advice, source },
+            };
+            Error::Setup { step, subject: made, advice, source }
         }
         _ => match usize::try_from(m.a).ok().and_then(|i| program.contexts.get(i)) {
             Some(c) if c.step == "execute" => execute_failure(program.command.clone(), errno, detail, source),
@@ -32,6 +42,12 @@ pub(crate) fn failure(m: &Message, program: &Program) -> Error {
             None => Error::Start { step: "read the plan", advice: "", source },
         },
     }
+}
+
+/// A set as the subject of an error.
+pub(crate) fn words(set: Namespaces) -> String {
+    let one = set.bits().is_power_of_two();
+    format!("the {set} namespace{}", if one { "" } else { "s" })
 }
 
 const ENOENT: i32 = 2;
@@ -57,16 +73,16 @@ pub(crate) fn execute_failure(program: String, errno: i32, detail: u32, source: 
 
 fn stage_words(stage_number: u32, errno: i32) -> (&'static str, &'static str) {
     let step = match stage_number {
-        stage::OWN_NAMESPACES => "create the user namespace",
+        stage::OWN_NAMESPACES | stage::CLONE => "create",
         stage::OWN_ID_MAP => "write the id map",
         stage::TIME_OFFSETS => "set the clock offsets",
-        stage::CLONE | stage::CLONE_DONOR => "create the container's process and namespaces",
+        stage::CLONE_DONOR => "create the process that makes the container's namespaces",
         stage::LOG => "open the log",
         stage::PIPES => "create pipes",
         stage::DETACH => "detach the monitor",
         stage::RECORD => "record the container's process",
         stage::DUMPABLE => "hide the monitor's memory from others (PR_SET_DUMPABLE)",
-        stage::ENTER => "enter the container's namespaces",
+        stage::ENTER => "enter",
         stage::SESSION => "start the monitor's session",
         _ => "read the plan in the helper",
     };

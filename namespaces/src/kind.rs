@@ -56,6 +56,11 @@ impl Namespaces {
         (Self::UTS, "uts"),
     ];
 
+    /// The set with these bits.
+    pub(crate) const fn of(bits: u64) -> Self {
+        Self(bits)
+    }
+
     /// Whether every kind in `other` is in this set.
     #[must_use]
     pub const fn contains(self, other: Self) -> bool {

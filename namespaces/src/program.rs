@@ -12,6 +12,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::caps::Capabilities;
 use crate::error::{Error, Result};
+use crate::failure::words;
 use crate::idmap::IdMap;
 use crate::kind::Namespaces;
 use crate::privilege::Privilege;
@@ -63,6 +64,10 @@ pub(crate) struct Program {
     pub(crate) command: String,
     pub(crate) external_maps: Option<(IdMap, IdMap)>,
     pub(crate) detached: bool,
+    /// Namespaces that the helper makes for itself, by its clone, and those that it enters.
+    pub(crate) own: Namespaces,
+    pub(crate) cloned: Namespaces,
+    pub(crate) entered: Namespaces,
 }
 
 /// How user namespaces are arranged, see `helper/spawn.rs`.
@@ -179,8 +184,8 @@ impl Compiler {
         if self.header.donor_flags == 0 || std::mem::replace(&mut self.waited, true) {
             return;
         }
-        let what = if self.users.donor.is_some() { "the user namespace" } else { "the network namespace" };
-        self.step(op::WAIT_DONOR, 0, [0; 3], "create", what);
+        let made = Namespaces::of(self.header.donor_flags);
+        self.step(op::WAIT_DONOR, 0, [0; 3], "create", words(made));
         let borrowed = self.namespaces.and(Namespaces::NET | Namespaces::IPC | Namespaces::UTS);
         if borrowed != Namespaces::NONE {
             self.step(op::SETNS_DONOR, 0, [borrowed.bits(), 0, 0], "enter namespaces", borrowed.to_string());
@@ -207,7 +212,10 @@ impl Compiler {
         }
         bytes.push(0);
         let external_maps = if self.users.external { self.users.own } else { None };
-        Ok(Program { bytes, fds: self.fds, contexts: self.contexts, command, external_maps, detached })
+        let h = &self.header;
+        let [own, cloned, entered] = [h.own_flags, h.clone_flags, h.enter_flags].map(Namespaces::of);
+        let (fds, contexts) = (self.fds, self.contexts);
+        Ok(Program { bytes, fds, contexts, command, external_maps, detached, own, cloned, entered })
     }
 }
 
