@@ -204,7 +204,7 @@ impl Container {
             .stdin(streams.stdin)
             .stdout(streams.stdout)
             .stderr(streams.stderr);
-        if plan::oom_protected() {
+        if plan::oom_protected()? {
             s = s.oom_score_adj(0);
         }
         if let Some((rows, columns)) = exec.terminal {

@@ -207,7 +207,7 @@ impl Plan<'_> {
         } else if self.privilege.is_rootless() {
             namespaces = namespaces | Namespaces::USER;
         }
-        if oom_protected() {
+        if oom_protected()? {
             s = s.oom_score_adj(0);
         }
         s = self.environment(s.namespaces(namespaces), config.terminal.is_some(), &BTreeMap::new());
@@ -395,9 +395,10 @@ impl Plan<'_> {
 
 /// Whether this process is spared when memory runs out, which its containers must not inherit: they would
 /// outlive the host's services. (One that is sacrificed earlier hands that down.)
-pub(crate) fn oom_protected() -> bool {
-    let text = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
-    text.trim().parse::<i32>().is_ok_and(|value| value < 0)
+pub(crate) fn oom_protected() -> Result<bool> {
+    let path = "/proc/self/oom_score_adj";
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    Ok(text.trim().parse::<i32>().is_ok_and(|value| value < 0))
 }
 
 /// The hard limit of this process.
