@@ -23,7 +23,7 @@ pub fn points(points: usize) -> Result<String, Failed> {
             (Some(Class::Helper), vec![Class::Helper]),
             (Some(Class::Inner), vec![Class::Inner]),
         ] {
-            let plan = Plan { class: counted, number: None, at: usize::MAX, act: Act::Kill(vec![]) };
+            let plan = Plan { class: counted, only: None, at: usize::MAX, act: Act::Kill(vec![]) };
             let report = tracer::run(role, &[&arena.root()], &plan);
             let wrong = arena.check(&report);
             if !wrong.is_empty() || !report.stdout.contains("done") {
@@ -47,12 +47,8 @@ pub fn points(points: usize) -> Result<String, Failed> {
             }
         });
         let attack = attack.expect("within the sum");
-        let plan = Plan {
-            class: attack.counted,
-            number: None,
-            at: place + 1,
-            act: Act::Kill(attack.targets.clone()),
-        };
+        let plan =
+            Plan { class: attack.counted, only: None, at: place + 1, act: Act::Kill(attack.targets.clone()) };
         let report = tracer::run(attack.role, &[&arena.root()], &plan);
         done += usize::from(report.hit.is_some());
         let wrong = judge(&mut arena, attack, &report);

@@ -2,8 +2,9 @@
 //! lack some, many containers at once.
 //!
 //! CI runs a slice. The big figures, each one test of this binary (`cargo test --release --test attack --`):
-//! `BOXSHIP_KILL_POINTS=10000 … kill_points`, `BOXSHIP_FAULT_STEP=1 … fault`, `BOXSHIP_CHURN=100000 …
-//! churn`, `BOXSHIP_EXITS=10000 … exits`, `BOXSHIP_CROWD=1000 … crowd`, all with `--nocapture`.
+//! `BOXSHIP_KILL_POINTS=10000 … kill_points`, `BOXSHIP_FAULT_STEP=1 … fault_at`,
+//! `BOXSHIP_CLOSED_STEP=1 … fault_closes_every`, `BOXSHIP_CHURN=100000 … churn`, `BOXSHIP_EXITS=10000 … exits`,
+//! `BOXSHIP_CROWD=1000 … crowd`, all with `--nocapture`.
 
 #![allow(
     missing_docs,
@@ -20,10 +21,14 @@
 
 mod check;
 mod churn;
+mod closed;
 mod fault;
+mod fort;
 mod kill;
 #[path = "../suite/need.rs"]
 mod need;
+#[allow(non_upper_case_globals, reason = "system calls have the names that libc gives them")]
+mod script;
 mod tracer;
 mod victim;
 
@@ -52,7 +57,16 @@ fn main() {
     let trials = vec![
         test("kill_points", needs, || kill::points(number("BOXSHIP_KILL_POINTS", 200))),
         test("fault_at_every_call", needs, || fault::calls(number("BOXSHIP_FAULT_STEP", 53))),
-        test("fault_closes_every_control", &[Need::Root, Need::UserNamespaces, Need::Cgroups], fault::closed),
+        test("fault_closes_every_control", &[Need::Root, Need::UserNamespaces, Need::Cgroups], || {
+            closed::controls(number("BOXSHIP_CLOSED_STEP", 199))
+        }),
+        test("fault_closes_without_namespaces", &[Need::Root, Need::UserNamespaces], closed::namespaces),
+        test(
+            "fault_closes_on_every_refusal",
+            &[Need::Root, Need::UserNamespaces, Need::Cgroups],
+            closed::refusals,
+        ),
+        test("fault_closes_without_newuidmap", &[Need::Root, Need::UserNamespaces], closed::maps),
         test("fault_of_an_older_kernel", needs, fault::old_kernels),
         test("churn_of_cycles", needs, || churn::cycles(number("BOXSHIP_CHURN", 200))),
         test("exits_before_anyone_waits", needs, || churn::exits(number("BOXSHIP_EXITS", 100))),

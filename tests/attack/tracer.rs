@@ -3,7 +3,9 @@
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -39,33 +41,119 @@ pub enum Act {
     Kill(Vec<Class>),
     /// The call is not made and answers this.
     Fail(Errno),
+    /// Nor is any other that is chosen.
+    Refuse(Errno),
     /// No call with one of these numbers is ever made, as on a kernel without them.
     Without(Vec<u64>),
 }
 
+/// Chooses calls.
+pub type Only = Rc<dyn Fn(&Call) -> bool>;
+
 /// Where and what.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Plan {
     /// Whose calls are counted; `None` = everybody's.
     pub class: Option<Class>,
-    /// Only calls with this number are counted.
-    pub number: Option<u64>,
+    /// Only these calls are counted.
+    pub only: Option<Only>,
     /// The call, from 1.
     pub at: usize,
     pub act: Act,
 }
 
-/// A system call that was hit.
-#[derive(Clone, Copy, Debug)]
-pub struct Hit {
+/// A system call, before it is made.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub pid: i32,
     pub class: Class,
     pub number: u64,
+    pub args: [u64; 6],
+    /// What the arguments name, one after the other: strings, and the paths of descriptors.
+    pub names: Vec<String>,
+}
+
+impl Call {
+    /// Whether it is this one.
+    pub fn is(&self, number: nix::libc::c_long) -> bool {
+        self.number == number as u64
+    }
+
+    /// The name at this place.
+    pub fn name(&self, i: usize) -> &str {
+        self.names.get(i).map_or("", String::as_str)
+    }
+}
+
+/// What an argument is.
+#[derive(Clone, Copy)]
+enum Argument {
+    Text(usize),
+    File(usize),
+    /// A buffer whose length is the argument after it.
+    Bytes(usize),
+    /// The first 64 bits of a structure.
+    Word(usize),
+}
+
+/// The arguments that say what a call is about.
+fn telling(number: u64) -> &'static [Argument] {
+    use Argument::{Bytes, File, Text, Word};
+    use nix::libc::*;
+    const TABLE: &[(c_long, &[Argument])] = &[
+        (SYS_write, &[File(0), Bytes(1)]),
+        (SYS_openat, &[File(0), Text(1)]),
+        (SYS_openat2, &[File(0), Text(1), Word(2)]),
+        (SYS_mkdirat, &[File(0), Text(1)]),
+        (SYS_mknodat, &[File(0), Text(1)]),
+        (SYS_unlinkat, &[File(0), Text(1)]),
+        (SYS_symlinkat, &[Text(0), Text(2)]),
+        (SYS_fsopen, &[Text(0)]),
+        (SYS_fsconfig, &[Text(2), Text(3)]),
+        (SYS_mount_setattr, &[File(0), Text(1), Word(3)]),
+        (SYS_open_tree, &[File(0), Text(1)]),
+        (SYS_move_mount, &[File(0), File(2)]),
+        (SYS_fchdir, &[File(0)]),
+        (SYS_fchownat, &[File(0), Text(1)]),
+        (SYS_chdir, &[Text(0)]),
+        (SYS_sethostname, &[Text(0)]),
+        (SYS_setdomainname, &[Text(0)]),
+        (SYS_keyctl, &[Text(1)]),
+        (SYS_execve, &[Text(0)]),
+        (SYS_clone3, &[Word(0)]),
+    ];
+    TABLE.iter().find(|(n, _)| *n as u64 == number).map_or(&[], |(_, arguments)| arguments)
+}
+
+fn name_of(pid: Pid, memory: &std::fs::File, args: [u64; 6], argument: Argument) -> Option<String> {
+    let read = |address: u64, length: u64| {
+        let mut bytes = vec![0; usize::try_from(length.min(256)).expect("small")];
+        let n = if address == 0 { 0 } else { memory.read_at(&mut bytes, address).ok()? };
+        bytes.truncate(n);
+        Some(bytes)
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match argument {
+        // What follows a string may be the end of what is mapped.
+        Argument::Text(i) => {
+            let near = 4096 - args[i] % 4096;
+            let bytes = read(args[i], near)?;
+            let bytes = if bytes.contains(&0) || near >= 256 { bytes } else { read(args[i], 256)? };
+            Some(text(bytes.split(|b| *b == 0).next().unwrap_or_default()))
+        }
+        Argument::Bytes(i) => Some(text(&read(args[i], args[i + 1])?)),
+        Argument::Word(i) => Some(u64::from_ne_bytes(read(args[i], 8)?.try_into().ok()?).to_string()),
+        Argument::File(i) => {
+            let link = std::fs::read_link(format!("/proc/{pid}/fd/{}", args[i] as i32));
+            Some(link.map(|l| l.to_string_lossy().into_owned()).unwrap_or_default())
+        }
+    }
 }
 
 #[derive(Debug, Default)]
 pub struct Report {
     pub counts: HashMap<Class, usize>,
-    pub hit: Option<Hit>,
+    pub hit: Option<Call>,
     /// The victim's exit code; `None` when a signal ended it.
     pub code: Option<i32>,
     pub hung: bool,
@@ -133,8 +221,21 @@ pub fn is_spared(number: u64) -> bool {
 
 /// Runs this program in a role under the plan.
 pub fn run(role: &str, args: &[&str], plan: &Plan) -> Report {
+    run_below(&[], role, args, plan)
+}
+
+/// The same below a program that executes what its arguments name.
+pub fn run_below(above: &[&str], role: &str, args: &[&str], plan: &Plan) -> Report {
     let me = std::env::current_exe().expect("this program");
-    let mut child = Command::new(me)
+    let mut command = match above {
+        [] => Command::new(me),
+        [program, rest @ ..] => {
+            let mut command = Command::new(program);
+            command.args(rest).arg(me);
+            command
+        }
+    };
+    let mut child = command
         .arg(format!("--as={role}"))
         .args(args)
         .stdin(Stdio::piped())
@@ -303,28 +404,30 @@ impl Tracer<'_> {
         if self.finishing {
             return self.resume(pid, None);
         }
-        let Ok(mut regs) = ptrace::getregs(pid) else { return self.resume(pid, None) };
+        let Ok(regs) = ptrace::getregs(pid) else { return self.resume(pid, None) };
         let number = regs.orig_rax;
         tracee.session |= number == nix::libc::SYS_setsid as u64;
         if let Act::Without(lacking) = &self.plan.act {
             if lacking.contains(&number) {
-                self.report.hit.get_or_insert(Hit { class, number });
-                self.all.get_mut(&pid).expect("known").answer = Some(Errno::ENOSYS);
-                regs.orig_rax = u64::MAX;
-                let _ = ptrace::setregs(pid, regs);
+                self.report.hit.get_or_insert_with(|| call(pid, class, &regs));
+                self.refuse(pid, regs, Errno::ENOSYS);
             }
             return self.resume(pid, None);
         }
         // What the victim says is not boxship's.
         let speech = class == Class::Embedder && number == nix::libc::SYS_write as u64 && regs.rdi == 1;
-        let failing = matches!(self.plan.act, Act::Fail(_) | Act::Count);
+        let failing = matches!(self.plan.act, Act::Fail(_) | Act::Refuse(_) | Act::Count);
         if failing && (speech || is_spared(number)) && self.plan.class.is_some()
             || self.plan.class.is_some_and(|c| c != class)
         {
             return self.resume(pid, None);
         }
-        if self.plan.number.is_some_and(|n| n != number) {
-            return self.resume(pid, None);
+        let mut made = None;
+        if let Some(only) = &self.plan.only {
+            let this = made.insert(call(pid, class, &regs));
+            if !only(this) {
+                return self.resume(pid, None);
+            }
         }
         let count = self.report.counts.entry(class).or_default();
         *count += 1;
@@ -332,19 +435,23 @@ impl Tracer<'_> {
             Some(_) => *count,
             None => self.report.counts.values().sum(),
         };
-        if reached == self.plan.at && self.report.hit.is_none() {
-            self.report.hit = Some(Hit { class, number });
+        let every = matches!(self.plan.act, Act::Refuse(_));
+        if every && reached >= self.plan.at || reached == self.plan.at && self.report.hit.is_none() {
+            self.report.hit = made.or_else(|| Some(call(pid, class, &regs)));
             match &self.plan.act {
                 Act::Kill(_) => return self.finish(Some(pid)),
-                Act::Fail(errno) => {
-                    self.all.get_mut(&pid).expect("known").answer = Some(*errno);
-                    regs.orig_rax = u64::MAX;
-                    let _ = ptrace::setregs(pid, regs);
-                }
+                Act::Fail(errno) | Act::Refuse(errno) => self.refuse(pid, regs, *errno),
                 _ => {}
             }
         }
         self.resume(pid, None);
+    }
+
+    /// The call is not made and answers this.
+    fn refuse(&mut self, pid: Pid, mut regs: nix::libc::user_regs_struct, errno: Errno) {
+        self.all.get_mut(&pid).expect("known").answer = Some(errno);
+        regs.orig_rax = u64::MAX;
+        let _ = ptrace::setregs(pid, regs);
     }
 
     /// Kills whom the plan names and lets go of the others. `stopped` is the one that is stopped now.
@@ -370,6 +477,19 @@ impl Tracer<'_> {
                 self.all.remove(pid);
             }
         }
+    }
+}
+
+fn call(pid: Pid, class: Class, regs: &nix::libc::user_regs_struct) -> Call {
+    let (number, args) = (regs.orig_rax, [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9]);
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem"));
+    let name = |argument: &Argument| name_of(pid, memory.as_ref().ok()?, args, *argument);
+    Call {
+        pid: pid.as_raw(),
+        class,
+        number,
+        args,
+        names: telling(number).iter().map(|a| name(a).unwrap_or_default()).collect(),
     }
 }
 

@@ -1,17 +1,16 @@
 //! What the victims do. Each says on its stdout what a caller would know: a line is an acknowledgement.
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use boxship_runtime::{
-    BindMount, Config, ExecConfig, Limits, MountKind, MountPoint, Runtime, Streams, Ulimit,
-};
+use boxship_runtime::{Config, ExecConfig, Runtime, Streams};
 
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+use crate::fort;
 
-fn say(line: &str) {
+pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+pub fn say(line: &str) {
     // A failing write is what the attack may want.
     let _ = std::io::stdout().write_all(format!("{line}\n").as_bytes());
 }
@@ -24,8 +23,7 @@ pub fn play(role: &str, args: &[String]) {
     let once = || match role {
         "ephemeral" => ephemeral(root),
         "detached" => detached(root),
-        "fortress" => fortress(root, Path::new(&args[1])),
-        other => panic!("no role {other:?}"),
+        _ => fort::play(role, root, Path::new(&args[1])),
     };
     match once() {
         Ok(()) => say("done"),
@@ -54,7 +52,7 @@ fn chain(e: &dyn std::error::Error) -> String {
     text.replace('\n', " ")
 }
 
-fn config(runtime: &Runtime, script: &str) -> Result<Config> {
+pub fn config(runtime: &Runtime, script: &str) -> Result<Config> {
     let image = runtime.store().image("tools:1")?;
     Ok(Config::from_image(&image, ["/bin/sh", "-c", script])?)
 }
@@ -102,31 +100,4 @@ fn detached(root: &Path) -> Result<()> {
     life().inspect_err(|_| {
         let _ = container.delete(true);
     })
-}
-
-/// Every control there is, in one container that leaves a mark when its program runs.
-fn fortress(root: &Path, out: &Path) -> Result<()> {
-    let runtime = Runtime::open(root)?;
-    let mut config = config(&runtime, "echo ran >/out/ran")?;
-    say(&format!("id {}", config.id));
-    config.workdir = "/tmp".into();
-    let bind = MountKind::Bind(BindMount { source: out.to_owned(), dangerous: false });
-    config.mounts = vec![
-        MountPoint { target: "/out".into(), kind: bind, read_only: false },
-        MountPoint {
-            target: "/tmp".into(),
-            kind: MountKind::Tmpfs { size: Some(1 << 20), mode: 0o1777 },
-            read_only: false,
-        },
-    ];
-    config.read_only_root = Some(true);
-    config.limits = Limits { memory: Some(64 << 20), pids: Some(64), ..Limits::default() };
-    config.ulimits = vec![Ulimit { name: "fsize".into(), soft: 1 << 20, hard: 1 << 20 }];
-    config.sysctls = BTreeMap::from([("net.ipv4.ip_default_ttl".to_owned(), "42".to_owned())]);
-    let mut running = runtime.run(config, Streams::null()?)?;
-    let status = running.wait()?;
-    match status.code() {
-        Some(0) => Ok(()),
-        code => Err(format!("the program ended with {code:?}").into()),
-    }
 }

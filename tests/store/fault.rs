@@ -16,7 +16,7 @@ pub fn calls(step: usize) -> Result<String, Failed> {
     let args = [root.to_str().expect("UTF-8"), material.to_str().expect("UTF-8")];
     let run = |operation: &str, at: usize, act: Act| -> Report {
         arena.renew(operation);
-        tracer::run(operation, &args, &Plan { class: Some(Class::Embedder), number: None, at, act })
+        tracer::run(operation, &args, &Plan { class: Some(Class::Embedder), only: None, at, act })
     };
     let (mut runs, mut errors, mut failures, mut turn) = (0, 0, Vec::new(), 0);
     for operation in operation::chosen() {

@@ -13,7 +13,7 @@ pub fn points(points: usize) -> Result<String, Failed> {
     let args = [root.to_str().expect("UTF-8"), material.to_str().expect("UTF-8")];
     let run = |operation: &str, at: usize, act: Act| -> Report {
         arena.renew(operation);
-        tracer::run(operation, &args, &Plan { class: None, number: None, at, act })
+        tracer::run(operation, &args, &Plan { class: None, only: None, at, act })
     };
     let mut calls = Vec::new();
     for operation in operation::chosen() {
