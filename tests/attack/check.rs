@@ -14,6 +14,7 @@ use crate::tracer::Report;
 pub struct Arena {
     pub dir: PathBuf,
     mounts: BTreeSet<String>,
+    groups: BTreeSet<PathBuf>,
     /// How long each ephemeral container outlived its creator.
     pub lingered: Vec<Duration>,
 }
@@ -33,7 +34,7 @@ impl Arena {
             .store()
             .import_host_programs(&programs, "tools:1", &Default::default(), &mut |_| true)
             .expect("an image");
-        Arena { mounts: mounts(), dir, lingered: Vec::new() }
+        Arena { mounts: mounts(), groups: groups(), dir, lingered: Vec::new() }
     }
 
     pub fn root(&self) -> String {
@@ -159,7 +160,9 @@ impl Arena {
                 let entries = std::fs::read_dir(self.dir.join("root").join(part)).into_iter().flatten();
                 left.extend(entries.flatten().map(|e| format!("{part}/{}", e.file_name().to_string_lossy())));
             }
-            left.extend(said.iter().filter_map(|l| l.strip_prefix("id ")).flat_map(cgroups));
+            // Others may use boxship at the same time: what they have has processes.
+            let new = groups().into_iter().filter(|g| !self.groups.contains(g) && is_deserted(g));
+            left.extend(new.map(|g| g.to_string_lossy().into_owned()));
             if left.is_empty() || Instant::now() > deadline {
                 break;
             }
@@ -195,12 +198,25 @@ fn mounts() -> BTreeSet<String> {
     text.lines().filter(|l| l.contains("boxship-attack")).map(str::to_owned).collect()
 }
 
-/// Directories of this container in any hierarchy.
-fn cgroups(id: &str) -> Vec<String> {
+/// Directories of containers in all hierarchies.
+fn groups() -> BTreeSet<PathBuf> {
     let hierarchies = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
     let roots = hierarchies.map(|h| h.path()).chain([PathBuf::from("/sys/fs/cgroup")]);
-    let groups = roots.map(|h| h.join("boxship").join(id));
-    groups.filter(|g| g.exists()).map(|g| g.to_string_lossy().into_owned()).collect()
+    let parents = roots.filter_map(|r| std::fs::read_dir(r.join("boxship")).ok());
+    parents.flat_map(|p| p.flatten()).map(|g| g.path()).filter(|g| g.is_dir()).collect()
+}
+
+fn is_deserted(group: &Path) -> bool {
+    std::fs::read_to_string(group.join("cgroup.procs")).is_ok_and(|processes| processes.is_empty())
+}
+
+/// Children that have ended and that nobody has collected.
+pub fn zombies() -> Vec<u32> {
+    let ended = |pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'))
+    };
+    children().into_iter().filter(ended).collect()
 }
 
 /// Collects orphans that have ended.

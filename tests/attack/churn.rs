@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use boxship_runtime::{Config, Container, Runtime, Status, Streams};
 use libtest_mimic::Failed;
 
-use crate::check::Arena;
+use crate::check::{Arena, zombies};
 use crate::tracer::Report;
 
 fn config(runtime: &Runtime, script: &str) -> Config {
@@ -64,6 +64,11 @@ pub fn cycles(n: usize) -> Result<String, Failed> {
     round(n - n / 10)?;
     let took = begin.elapsed();
     let slope = (resident_kib() - memory) * 1000 / i64::try_from(n - n / 10).expect("few");
+    // Before anybody else collects them.
+    let ended = zombies();
+    if !ended.is_empty() {
+        return Err(format!("{} zombies: {ended:?}", ended.len()).into());
+    }
     clean(&mut arena)?;
     if descriptors() > open {
         return Err(format!("{} descriptors more", descriptors() - open).into());
