@@ -1,5 +1,6 @@
 //! The transport: one request with everything that may go wrong on its way.
 
+mod abroad;
 mod token;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -44,15 +45,23 @@ pub struct Client {
 
 #[derive(Debug)]
 struct Inner {
-    http: reqwest::Client,
-    /// For bodies that we send: there the time that a registry may say nothing begins with the last byte.
-    uploads: reqwest::Client,
+    /// For the registries that are named.
+    home: Transport,
+    /// For other hosts that these send us to.
+    abroad: Transport,
     stall_timeout: Duration,
     plain: BTreeSet<String>,
     token_services: BTreeMap<String, String>,
     credentials: Arc<dyn CredentialProvider>,
     /// By registry and scope.
     tokens: Mutex<HashMap<(String, String), (Secret, Instant)>>,
+}
+
+#[derive(Debug)]
+struct Transport {
+    http: reqwest::Client,
+    /// For bodies that we send: there the time that a registry may say nothing begins with the last byte.
+    uploads: reqwest::Client,
 }
 
 /// The value of an `Authorization` header. No log shows it.
@@ -132,9 +141,13 @@ impl ClientBuilder {
                 .user_agent(concat!("boxship/", env!("CARGO_PKG_VERSION")))
         };
         let bad = |e: reqwest::Error| Error::invalid("client", e.to_string());
+        let transport = |kind: &dyn Fn() -> reqwest::ClientBuilder| -> Result<Transport> {
+            let http = kind().read_timeout(self.stall_timeout).build().map_err(bad)?;
+            Ok(Transport { http, uploads: kind().build().map_err(bad)? })
+        };
         let inner = Inner {
-            http: basics().read_timeout(self.stall_timeout).build().map_err(bad)?,
-            uploads: basics().build().map_err(bad)?,
+            home: transport(&basics)?,
+            abroad: transport(&|| basics().dns_resolver(abroad::PublicOnly))?,
             stall_timeout: self.stall_timeout,
             plain: self.plain,
             token_services: self.token_services,
@@ -264,6 +277,13 @@ impl Repository {
         self.base.join(path).map_err(|e| Error::invalid("image reference", e.to_string()))
     }
 
+    /// What carries a request there. A registry that is inside itself has its storage and token service there.
+    async fn transport(&self, url: &Url) -> &Transport {
+        let inner = &self.client.inner;
+        let home = url.host_str() == self.base.host_str() || abroad::is_inside(&self.base).await;
+        if home { &inner.home } else { &inner.abroad }
+    }
+
     /// Where the registry points to, checked: TLS is kept, and no machine inside is reached that is not the
     /// registry itself.
     pub(crate) fn follow(&self, from: &Url, location: &str) -> Result<Url> {
@@ -274,7 +294,7 @@ impl Repository {
         if to.scheme() != "https" && !plain {
             return Err(refuse(format!("it points to {}://{}", to.scheme(), host_of(&to))));
         }
-        if !known(&to) && is_internal(&to) {
+        if !known(&to) && abroad::is_internal(&to) {
             return Err(refuse(format!("it points to {}, an address that is not public", host_of(&to))));
         }
         if !to.username().is_empty() || to.password().is_some() {
@@ -354,12 +374,8 @@ impl Repository {
     async fn redirected(&self, call: &Call, authorization: Option<&HeaderValue>) -> Result<Response> {
         let mut url = call.url.clone();
         for _ in 0..=MAX_REDIRECTS {
-            let mut request = self
-                .client
-                .inner
-                .http
-                .request(call.method.clone(), url.clone())
-                .headers(call.headers.clone());
+            let http = &self.transport(&url).await.http;
+            let mut request = http.request(call.method.clone(), url.clone()).headers(call.headers.clone());
             // To another place the registry's credentials do not go.
             let home = url.origin() == self.base.origin();
             if let Some(value) = authorization.filter(|_| home) {
@@ -368,7 +384,7 @@ impl Repository {
             if let Some(body) = &call.body {
                 request = request.body(body.clone());
             }
-            let response = request.send().await.map_err(|e| network(call.operation, &url, e))?;
+            let response = request.send().await.map_err(|e| self.unsent(call.operation, &url, e))?;
             let status = response.status();
             let moved = status.is_redirection() && status != StatusCode::NOT_MODIFIED;
             if !moved || call.method != Method::GET && call.method != Method::HEAD {
@@ -379,6 +395,14 @@ impl Repository {
         }
         let reason = format!("it redirects more than {MAX_REDIRECTS} times");
         Err(Error::Untrusted { host: self.host(), reason })
+    }
+
+    /// Why a request got no answer.
+    pub(crate) fn unsent(&self, operation: &'static str, url: &Url, e: reqwest::Error) -> Error {
+        match abroad::led_inside(&e) {
+            Some(reason) => Error::Untrusted { host: self.host(), reason: format!("it points to {reason}") },
+            None => network(operation, url, e),
+        }
     }
 
     fn operation(&self) -> &'static str {
@@ -405,9 +429,9 @@ impl Repository {
 
     /// The body of a request that streams: sent once, with the token at hand. How long that may take is the
     /// caller's to watch.
-    pub(crate) fn streaming(&self, method: Method, url: Url) -> RequestBuilder {
+    pub(crate) async fn streaming(&self, method: Method, url: Url) -> RequestBuilder {
         let home = url.origin() == self.base.origin();
-        let request = self.client.inner.uploads.request(method, url);
+        let request = self.transport(&url).await.uploads.request(method, url);
         match self.cached().filter(|_| home) {
             Some(value) => request.header(AUTHORIZATION, value),
             None => request,
@@ -421,30 +445,6 @@ pub(crate) fn is_connect(e: &(dyn std::error::Error + 'static)) -> bool {
 
 pub(crate) fn lost(operation: &'static str, url: &Url, e: reqwest::Error) -> Error {
     network(operation, url, e)
-}
-
-/// Loopback, link-local, private and the like: what a registry outside must not lead us to.
-fn is_internal(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let v4 = |ip: std::net::Ipv4Addr| {
-        ip.is_loopback()
-            || ip.is_private()
-            || ip.is_link_local()
-            || ip.is_unspecified()
-            || ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64
-    };
-    match host.parse::<std::net::IpAddr>() {
-        Ok(std::net::IpAddr::V4(ip)) => v4(ip),
-        Ok(std::net::IpAddr::V6(ip)) => {
-            ip.is_loopback()
-                || ip.is_unspecified()
-                || ip.is_unique_local()
-                || ip.is_unicast_link_local()
-                || ip.to_ipv4_mapped().is_some_and(v4)
-        }
-        Err(_) => host == "localhost" || host.ends_with(".localhost"),
-    }
 }
 
 async fn bounded(response: &mut Response, max: u64, what: &'static str, url: &Url) -> Result<Vec<u8>> {

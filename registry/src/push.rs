@@ -10,7 +10,7 @@ use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use reqwest::{Method, StatusCode};
 use tokio::sync::mpsc;
 
-use crate::client::{Call, Client, Repository, host_of, lost, pause};
+use crate::client::{Call, Client, Repository, host_of, pause};
 use crate::error::{Error, Result};
 use crate::pull::blocking;
 use crate::reference::ImageRef;
@@ -229,6 +229,7 @@ async fn upload(
     });
     let request = repository
         .streaming(Method::PUT, url.clone())
+        .await
         .header(CONTENT_TYPE, "application/octet-stream")
         .header(CONTENT_LENGTH, size)
         .body(reqwest::Body::wrap_stream(FileBody(body)))
@@ -237,7 +238,7 @@ async fn upload(
     let mut stalls = repository.stall_timeout();
     let response = loop {
         tokio::select! {
-            response = &mut request => break response.map_err(|e| lost("upload to", &url, e))?,
+            response = &mut request => break response.map_err(|e| repository.unsent("upload to", &url, e))?,
             Some(done) = done.recv() => {
                 if done >= size {
                     // It has to verify and to store what it got.

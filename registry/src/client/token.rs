@@ -7,7 +7,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE
 use reqwest::{RequestBuilder, Response, Url};
 use serde::Deserialize;
 
-use super::{ATTEMPTS, Repository, Secret, bounded, host_of, is_connect, is_temporary, network, pause};
+use super::{ATTEMPTS, Repository, Secret, bounded, host_of, is_connect, is_temporary, pause};
 use crate::auth::{Challenge, Credentials, may_see, parse_challenge};
 use crate::error::{Error, Result};
 
@@ -83,7 +83,7 @@ impl Repository {
             return Err(refuse(format!("it wants its credentials shown to {service_host}{advice}")));
         }
         let scope = self.scope();
-        let http = &self.client.inner.http;
+        let http = &self.transport(&url).await.http;
         let request = match credentials {
             Some(Credentials::IdentityToken(token)) => {
                 let mut form = vec![
@@ -145,7 +145,7 @@ impl Repository {
             let last = attempt + 1 >= ATTEMPTS;
             let again = || Error::invalid("credentials", "they cannot be sent twice");
             let sent = request.try_clone().ok_or_else(again)?.send().await;
-            let result = match sent.map_err(|e| network("get a token from", url, e)) {
+            let result = match sent.map_err(|e| self.unsent("get a token from", url, e)) {
                 Ok(response) if is_temporary(response.status()) && !last => {
                     tokio::time::sleep(pause(attempt, Some(response.headers()))).await;
                     continue;
