@@ -115,7 +115,9 @@ async fn console() {
         replace_by_link(&b.volume().join("console"), target.as_ref());
         for tty in [true, false] {
             let c = b.sh("true").mount(Mount::bind(b.volume(), "/dev")).tty(tty);
-            assert!(c.output().await.is_err(), "{target}");
+            let result = c.output().await;
+            // Without a terminal an ordinary user's container can have its devices bound there.
+            assert!(result.is_err() || !is_root() && !tty, "{target}");
         }
         // A device below the container's own /dev that is a file of the attacker's.
         let over = Mount::bind(b.volume(), "/dev/pts");
