@@ -117,9 +117,10 @@ impl Parent {
         check_name(name)?;
         limits.validate()?;
         self.check_support(limits)?;
+        let settings = self.settings(limits);
         let mut made = Vec::new();
         for (i, tree) in self.trees.iter().enumerate() {
-            if reach == Reach::Needed && !self.needs(tree, limits) {
+            if reach == Reach::Needed && !self.needs(tree, &settings) {
                 continue;
             }
             match tree.make(name) {
@@ -136,7 +137,7 @@ impl Parent {
             }
         }
         let group = Group { parent: self.clone(), name: name.to_owned(), reach: Some(made) };
-        match group.update(limits) {
+        match group.apply(limits, settings) {
             Ok(()) => Ok(group),
             Err(e) => {
                 let _ = group.delete();
@@ -159,7 +160,8 @@ impl Parent {
     /// # Errors
     /// [`Error::Invalid`] for a name with a slash.
     pub fn made(&self, name: &str, limits: &Limits, reach: Reach) -> Result<Group> {
-        let has = |tree: &Tree| reach == Reach::All || self.needs(tree, limits);
+        let settings = self.settings(limits);
+        let has = |tree: &Tree| reach == Reach::All || self.needs(tree, &settings);
         let trees = self.trees.iter().enumerate().filter(|(_, tree)| has(tree)).map(|(i, _)| i).collect();
         Ok(Group { reach: Some(trees), ..self.group(name)? })
     }
@@ -193,8 +195,8 @@ impl Parent {
     }
 
     /// Whether a group with these limits has to be in this hierarchy.
-    fn needs(&self, tree: &Tree, limits: &Limits) -> bool {
-        let limited = || self.settings(limits).iter().any(|(c, ..)| tree.has(c));
+    fn needs(&self, tree: &Tree, settings: &[crate::limits::Setting]) -> bool {
+        let limited = || settings.iter().any(|(c, ..)| tree.has(c));
         let alone = self.unified().is_none() && (tree.has("freezer") || tree.has("cpuacct"));
         tree.is_v2() || ALWAYS.iter().any(|c| tree.has(c)) || alone || limited()
     }
@@ -326,8 +328,13 @@ impl Group {
     pub fn update(&self, limits: &Limits) -> Result<()> {
         limits.validate()?;
         self.parent.check_support(limits)?;
-        let mut settings = self.parent.settings(limits);
+        let settings = self.parent.settings(limits);
         self.extend(&settings)?;
+        self.apply(limits, settings)
+    }
+
+    /// Writes limits, where the group has what they need.
+    fn apply(&self, limits: &Limits, mut settings: Vec<crate::limits::Setting>) -> Result<()> {
         // v1: memory may never pass memory+swap, so when raising both the latter must go first.
         let memsw = settings.iter().position(|(_, file, _)| *file == "memory.memsw.limit_in_bytes");
         // Many rules go into one file: opened once.

@@ -58,8 +58,8 @@ fn remove_directory(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     last.and(Err(Errno::NOTEMPTY.into()))
 }
 
-/// Removes what a directory holds.
-fn empty_directory(dir: &OwnedFd) -> io::Result<()> {
+/// Removes what a directory holds, as much as can be removed.
+pub(crate) fn empty_directory(dir: &OwnedFd) -> io::Result<()> {
     let mut last = io::Result::Ok(());
     let mut buffer = Vec::with_capacity(4096);
     let mut entries = rustix::fs::RawDir::new(dir, buffer.spare_capacity_mut());

@@ -129,7 +129,7 @@ impl Store {
             make_private(&store.path().join(name))?;
         }
         store.make_top()?;
-        store.collect_leftovers("ingest", true);
+        store.collect_leftovers();
         store.empty_trash();
         store.make_reserve();
         Ok(store)
@@ -243,26 +243,19 @@ impl Store {
         Ok(())
     }
 
-    /// Removes ingests whose owner is dead, and what was put into the trash. Best effort: what stays
-    /// is tried again by the next open.
-    fn collect_leftovers(&self, parent: &str, locked: bool) {
-        let Ok(dir) = fsx::open_dir(self.0.dir.as_fd(), OsStr::new(parent)) else { return };
-        let Ok(entries) = std::fs::read_dir(self.path().join(parent)) else { return };
+    /// Removes ingests whose owner is dead. Best effort: what stays is tried again by the next open.
+    fn collect_leftovers(&self) {
+        let Ok(dir) = self.dir("ingest") else { return };
+        let Ok(entries) = std::fs::read_dir(self.path().join("ingest")) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name();
             // Directories of ingests, and the locks of layers that are being brought. A lock is held until the
             // thing is removed: who makes a new one sees that it was taken for a dead one's.
-            let lock = if locked {
-                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                let Ok(fd) = rustix::fs::openat(&dir, &name, flags, Mode::empty()) else { continue };
-                if rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).is_err() {
-                    continue;
-                }
-                Some(fd)
-            } else {
-                None
-            };
-            let _ = fsx::remove_tree(dir.as_fd(), &name);
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let Ok(lock) = rustix::fs::openat(&dir, &name, flags, Mode::empty()) else { continue };
+            if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                let _ = fsx::remove_tree(dir.as_fd(), &name);
+            }
             drop(lock);
         }
     }
@@ -452,7 +445,8 @@ impl Store {
     pub fn empty_trash(&self) {
         let Ok(trash) = self.dir("trash") else { return };
         if rustix::fs::flock(&trash, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            self.collect_leftovers("trash", false);
+            // What stays is tried again by the next.
+            let _ = fsx::empty_directory(&trash);
             // Said, and not left to closing: a process that is being spawned may have a copy.
             let _ = rustix::fs::flock(&trash, FlockOperation::Unlock);
         }
