@@ -77,7 +77,15 @@ impl Root {
 
 impl Drop for Root {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        remove(&self.0);
+    }
+}
+
+/// Removes a directory. overlayfs leaves some in it that an ordinary user has to open first.
+fn remove(dir: &std::path::Path) {
+    if std::fs::remove_dir_all(dir).is_err() && dir.exists() {
+        let _ = std::process::Command::new("chmod").args(["-R", "u+rwx"]).arg(dir).status();
+        let _ = std::fs::remove_dir_all(dir);
     }
 }
 
@@ -166,7 +174,6 @@ fn main() {
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     interop::stop();
-    let _ =
-        std::fs::remove_dir_all(std::env::temp_dir().join(format!("boxship-suite-{}", std::process::id())));
+    remove(&std::env::temp_dir().join(format!("boxship-suite-{}", std::process::id())));
     conclusion.exit();
 }
