@@ -201,10 +201,11 @@ impl Store {
         }
         let mut bad = BTreeSet::new();
         for (digest, images) in &named.blobs {
-            if let Some(problem) = self.blob_problem(digest, named.sizes.get(digest).copied(), depth)? {
+            let size = named.sizes.get(digest).copied();
+            if let Some(problem) = self.blob_problem(digest, size, depth)? {
                 bad.insert(*digest);
                 if repair {
-                    self.set_blob_aside(digest)?;
+                    self.set_bad_blob_aside(digest, size, depth)?;
                 }
                 tell(*digest, problem, images, false);
             }
@@ -226,6 +227,16 @@ impl Store {
             self.empty_trash();
         }
         Ok(defects)
+    }
+
+    /// Looked at once more: whoever adds the image meanwhile may have brought what was missing. Who takes a blob
+    /// away has the lock, and nobody puts one in the place of another, so one that is bad now stays so.
+    fn set_bad_blob_aside(&self, digest: &Digest, size: Option<u64>, depth: Check) -> Result<()> {
+        let _names = self.lock()?;
+        if there(&self.blob_path(digest))? && self.blob_problem(digest, size, depth)?.is_some() {
+            self.set_blob_aside(digest)?;
+        }
+        Ok(())
     }
 
     fn blob_problem(&self, digest: &Digest, size: Option<u64>, depth: Check) -> Result<Option<String>> {
