@@ -1,6 +1,7 @@
 //! Containers: building, running, watching and removing them.
 
 mod builder;
+mod collect;
 mod commit;
 mod exec;
 mod logs;

@@ -4,6 +4,7 @@ mod addition;
 mod collect;
 mod disk_usage;
 pub(crate) mod ingest;
+mod trash;
 
 use std::ffi::OsStr;
 use std::io::Read;
@@ -418,16 +419,10 @@ impl Store {
     /// [`Error::Io`].
     pub fn set_aside(&self, parent: &str, name: &str) -> Result<()> {
         let (from, trash) = (self.dir(parent)?, self.dir("trash")?);
-        match rustix::fs::renameat(&from, name, &trash, fsx::random_name().as_str()) {
+        match rustix::fs::renameat(&from, name, &trash, self.trash_name(parent)) {
             Err(rustix::io::Errno::NOENT) => Ok(()),
             other => other.map_err(Error::io("discard", self.path().join(parent).join(name))),
         }
-    }
-
-    /// A name in the trash that nobody else uses, for whoever moves something there.
-    #[must_use]
-    pub fn trash_name(&self) -> String {
-        fsx::random_name()
     }
 
     /// [`set_aside`](Store::set_aside), then frees the space.
@@ -438,18 +433,6 @@ impl Store {
         self.set_aside(parent, name)?;
         self.empty_trash();
         Ok(())
-    }
-
-    /// Frees what was set aside. One at a time does so, of all threads and processes: who comes while
-    /// another is at it has nothing to do, and what it leaves is removed by the next.
-    pub fn empty_trash(&self) {
-        let Ok(trash) = self.dir("trash") else { return };
-        if rustix::fs::flock(&trash, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            // What stays is tried again by the next.
-            let _ = fsx::empty_directory(&trash);
-            // Said, and not left to closing: a process that is being spawned may have a copy.
-            let _ = rustix::fs::flock(&trash, FlockOperation::Unlock);
-        }
     }
 }
 

@@ -491,7 +491,7 @@ impl Container {
         let id = self.id().to_owned();
         let trash = |parent: &str| -> Result<Discard> {
             let (from, to) = (store.dir(parent)?, store.dir("trash")?);
-            Ok(Discard::Rename { from, name: id.clone(), to, new: store.trash_name() })
+            Ok(Discard::Rename { from, name: id.clone(), to, new: store.trash_name(parent) })
         };
         let mut all = vec![trash("containers")?];
         if self.config().rootfs.is_none() {

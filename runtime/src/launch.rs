@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use boxship_namespaces::{Child, Event, ExitStatus, Helper, Privilege, Stdio};
 
+use crate::busy::Flight;
 use crate::config::Config;
 use crate::container::Container;
 use crate::error::{Error, Result};
@@ -52,6 +53,7 @@ pub struct Running {
     child: Child,
     exit: Option<ExitStatus>,
     over: bool,
+    _flight: Flight,
 }
 
 impl Running {
@@ -178,18 +180,18 @@ impl Runtime {
         let _span = tracing::debug_span!("run").entered();
         config.validate()?;
         self.reap();
-        // Others that are starting keep the cores busy: then doing two things at once only costs.
-        let starting = self.begin_start();
-        let overlap = starting.alone();
+        // Others keep the cores busy: then doing two things at once only costs.
+        let flight = self.begin_start();
+        let overlap = flight.alone();
         let span = tracing::Span::current();
-        let run = |helper: HelperSource<'_>| {
+        let run = move |helper: HelperSource<'_>| {
             let container = {
                 let _span = tracing::debug_span!("record").entered();
                 self.record(config, true)?
             };
             let lock = container.take_creation_lock();
             match container.launch(streams, lock, Start { detached: false, overlap }, || helper.get()) {
-                Ok(child) => Ok(Running { container, child, exit: None, over: false }),
+                Ok(child) => Ok(Running { container, child, exit: None, over: false, _flight: flight }),
                 Err(e) => {
                     let _ = container.discard();
                     Err(e)

@@ -2,6 +2,7 @@
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 mod bundle;
+mod busy;
 mod changes;
 mod config;
 mod container;

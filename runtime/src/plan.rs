@@ -153,19 +153,33 @@ fn device_rule(d: &crate::config::DeviceNode) -> Result<String> {
 
 /// Resolves the user in the image's own files.
 pub(crate) fn identity(container: &Container) -> Result<Identity> {
-    let roots: Vec<TreeRoot> =
-        container.roots().iter().map(|r| TreeRoot::open(r)).collect::<boxship_layers::Result<_>>()?;
-    identity_in(&roots, &container.config().user)
+    let config = container.config();
+    // Nobody has written above the layers of a container that has one start only, and layers never change.
+    let lasting = container.is_ephemeral() && config.rootfs.is_none();
+    let find = || {
+        let roots: Vec<TreeRoot> =
+            container.roots().iter().map(|r| TreeRoot::open(r)).collect::<boxship_layers::Result<_>>()?;
+        user_in(&roots, &config.user)
+    };
+    let who = if lasting { container.runtime().users().get(&config.layers, &config.user, find) } else { find() };
+    who.map(permitted)
 }
 
 /// The same in these trees, the topmost first.
 pub(crate) fn identity_in(roots: &[TreeRoot], user: &str) -> Result<Identity> {
-    let mut who = user::resolve(user, &small_file(roots, "etc/passwd")?, &small_file(roots, "etc/group")?)?;
+    user_in(roots, user).map(permitted)
+}
+
+fn user_in(roots: &[TreeRoot], user: &str) -> Result<Identity> {
+    user::resolve(user, &small_file(roots, "etc/passwd")?, &small_file(roots, "etc/group")?)
+}
+
+fn permitted(mut who: Identity) -> Identity {
     if Privilege::detect().is_rootless() {
         // A single-id map has no other groups to be in.
         who.groups.clear();
     }
-    Ok(who)
+    who
 }
 
 /// A small regular file of the root, found without following any link. Empty when there is none.

@@ -6,7 +6,6 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use boxship_cgroups::{Group, Parent};
@@ -16,17 +15,19 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::busy::{Busy, Flight};
 use crate::config::Config;
 use crate::container::{Container, ContainerInner};
 use crate::error::{Error, Result};
+use crate::user::Users;
 use crate::{ids, plan};
 
 #[derive(Debug)]
 struct Inner {
     store: Store,
     cgroups: OnceLock<Parent>,
-    /// Starts under way in this process.
-    starting: AtomicUsize,
+    busy: Busy,
+    users: Users,
     /// The monitors of dropped processes, ending, and the containers that end with them.
     ending: Mutex<Vec<(Reaper, Option<Container>)>>,
 }
@@ -34,25 +35,6 @@ struct Inner {
 /// The containers of one root directory; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Runtime(Arc<Inner>);
-
-/// A start under way.
-pub(crate) struct Starting<'a> {
-    count: &'a AtomicUsize,
-    alone: bool,
-}
-
-impl Starting<'_> {
-    /// Whether it was the only one when it began.
-    pub(crate) fn alone(&self) -> bool {
-        self.alone
-    }
-}
-
-impl Drop for Starting<'_> {
-    fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// `container.json`.
 #[derive(Serialize, Deserialize)]
@@ -94,7 +76,8 @@ impl Runtime {
         let inner = Inner {
             store,
             cgroups: OnceLock::new(),
-            starting: AtomicUsize::new(0),
+            busy: Busy::default(),
+            users: Users::default(),
             ending: Mutex::new(Vec::new()),
         };
         let runtime = Runtime(Arc::new(inner));
@@ -109,9 +92,12 @@ impl Runtime {
     }
 
     /// Counts a start as under way until the result is dropped.
-    pub(crate) fn begin_start(&self) -> Starting<'_> {
-        let before = self.0.starting.fetch_add(1, Ordering::Relaxed);
-        Starting { count: &self.0.starting, alone: before == 0 }
+    pub(crate) fn begin_start(&self) -> Flight {
+        self.0.busy.begin()
+    }
+
+    pub(crate) fn users(&self) -> &Users {
+        &self.0.users
     }
 
     /// Where groups are made; `None` for those who may make none. A failure is not remembered.

@@ -1,5 +1,10 @@
 //! Users of an image, by our own parser: nothing of the image is loaded or executed for it.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use boxship_layers::Digest;
+
 use crate::error::{Error, Result};
 
 /// The largest `/etc/passwd` or `/etc/group` that is read.
@@ -12,6 +17,36 @@ pub(crate) struct Identity {
     pub(crate) gid: u32,
     pub(crate) groups: Vec<u32>,
     pub(crate) home: Option<String>,
+}
+
+/// The users that starts have asked for, by the layers that they were found in: to read these files in an
+/// image of many layers costs more than the rest of a plan.
+#[derive(Debug, Default)]
+pub(crate) struct Users(Mutex<HashMap<(Vec<Digest>, String), Identity>>);
+
+/// How many are remembered before all are forgotten.
+const REMEMBERED: usize = 256;
+
+impl Users {
+    /// The one that was found before, or what `find` finds. A failure is not remembered.
+    pub(crate) fn get(
+        &self,
+        layers: &[Digest],
+        user: &str,
+        find: impl FnOnce() -> Result<Identity>,
+    ) -> Result<Identity> {
+        let key = (layers.to_vec(), user.to_owned());
+        if let Some(known) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Ok(known.clone());
+        }
+        let found = find()?;
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= REMEMBERED {
+            all.clear();
+        }
+        all.insert(key, found.clone());
+        Ok(found)
+    }
 }
 
 struct Passwd<'a> {
@@ -104,6 +139,23 @@ mod tests {
 
     fn ids(spec: &str) -> Option<(u32, u32, Vec<u32>)> {
         resolve(spec, PASSWD, GROUP).ok().map(|i| (i.uid, i.gid, i.groups))
+    }
+
+    #[test]
+    fn a_user_is_looked_for_once_in_the_same_layers() {
+        let users = Users::default();
+        let layers = |text: &[u8]| vec![Digest::of(text)];
+        let who = |uid| Identity { uid, ..Identity::default() };
+        assert_eq!(users.get(&layers(b"a"), "app", || Ok(who(7))).unwrap(), who(7));
+        assert_eq!(users.get(&layers(b"a"), "app", || panic!("known")).unwrap(), who(7));
+        assert_eq!(users.get(&layers(b"b"), "app", || Ok(who(8))).unwrap(), who(8));
+        assert_eq!(users.get(&layers(b"a"), "root", || Ok(who(0))).unwrap(), who(0));
+        assert!(users.get(&layers(b"c"), "app", || Err(Error::invalid("user", "gone"))).is_err());
+        assert_eq!(users.get(&layers(b"c"), "app", || Ok(who(9))).unwrap(), who(9), "a failure is not kept");
+        for i in 0..2 * REMEMBERED {
+            users.get(&layers(&i.to_ne_bytes()), "", || Ok(who(1))).unwrap();
+        }
+        assert!(users.0.lock().unwrap().len() <= REMEMBERED);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use boxship_namespaces::Profile;
 #[cfg(feature = "registry")]
 use boxship_registry::{Client, PullPolicy};
-use boxship_runtime::{Config, CpuQuota, DeviceNode, LogOptions, Network, Swap, Ulimit};
+use boxship_runtime::{Config, CpuQuota, DeviceNode, LogOptions, Network, Running, Swap, Ulimit};
 
 use super::mount::Mount;
 use super::output::Bounds;
@@ -483,17 +483,17 @@ impl ContainerBuilder {
                 "a terminal takes its input from attached processes; use run()",
             ));
         }
-        let bounds = self.bounds;
-        let started = self.with_image(ContainerBuilder::start_output).await?;
-        started.collect(bounds).await
+        self.with_image(ContainerBuilder::start_output).await?.collect().await
     }
 
-    fn start_output(mut self) -> Result<Step<output::Started>> {
-        let stdin = std::mem::take(&mut self.stdin);
+    fn start_output(mut self) -> Result<Step<output::Started<Running>>> {
+        let (stdin, bounds) = (std::mem::take(&mut self.stdin), self.bounds);
         match self.resolve()? {
             Step::Done((engine, config)) => {
                 let input = if let Stdin::Bytes(bytes) = stdin { Some(bytes) } else { None };
-                Ok(Step::Done(output::start(&engine, config, input)?))
+                let terminal = config.terminal.is_some();
+                let start = |streams| Ok(engine.runtime().run(config, streams)?);
+                Ok(Step::Done(output::follow(terminal, input, bounds, start)?))
             }
             Step::Missing(mut builder, e) => {
                 builder.stdin = stdin;

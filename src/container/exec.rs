@@ -8,7 +8,8 @@ use boxship_namespaces::{ExitStatus, Stdio};
 use boxship_runtime::{ExecConfig, Streams};
 use tokio::net::unix::pipe;
 
-use super::output::{self, Bounds, Collected, Output};
+use super::collect;
+use super::output::{self, Bounds, Output};
 use crate::blocking;
 use crate::error::{Error, Result};
 use crate::units::{ByteSize, Signal};
@@ -114,16 +115,11 @@ impl ExecBuilder {
         if input.is_some() && self.config.terminal.is_some() {
             return Err(Error::invalid("stdin", "the input of a terminal cannot be given in advance"));
         }
-        let (process, pid, ends) = blocking::run(move || {
-            let (streams, ends) = output::streams(self.config.terminal.is_some(), input)?;
-            let process = self.start(streams)?;
-            let pid = process.pidfd()?;
-            Ok((process, pid, ends))
-        })
-        .await?;
-        let Collected { mut process, stdout, stderr, timed_out, truncated } =
-            output::collect(process, pid, ends, bounds).await?;
-        Ok(Output { status: process.wait()?, stdout, stderr, timed_out, truncated })
+        let terminal = self.config.terminal.is_some();
+        let started = blocking::run(move || output::follow(terminal, input, bounds, |s| self.start(s))).await?;
+        let mut collection = started.finish().await?;
+        let status = collection.process.wait()?;
+        Ok(Output::new(status, collection))
     }
 
     /// Starts the process with pipes for its three streams, to talk to it while it runs.
@@ -215,7 +211,7 @@ impl ExecProcess {
     /// Dropping the future kills the process.
     pub async fn wait(mut self) -> Result<ExitStatus> {
         drop(self.stdin.take());
-        let mut process = output::until_over(self.process).await?;
+        let mut process = collect::until_over(self.process).await?;
         Ok(process.wait()?)
     }
 }

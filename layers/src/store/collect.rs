@@ -13,6 +13,7 @@ use super::{Expected, Store, there};
 use crate::compress::Compression;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::fsx;
 use crate::image::{descriptors, parse_manifest};
 use crate::merged;
 
@@ -299,7 +300,7 @@ impl Store {
         let fresh = self.unpack_again(layer, archive)?;
         rustix::fs::syncfs(&fresh.dir).map_err(Error::io("sync", &fresh.path))?;
         let (layers, replaced) = (self.dir("layers")?, self.dir("replaced")?);
-        let (name, aside) = (layer.hex(), format!("{}.{}", layer.hex(), self.trash_name()));
+        let (name, aside) = (layer.hex(), format!("{}.{}", layer.hex(), fsx::random_name()));
         let fail = || Error::io("publish", self.layer_path(layer));
         rustix::fs::renameat(&fresh.dir, "fs", &replaced, aside.as_str()).map_err(fail())?;
         // Creators of containers hold it together: nobody begins to stand on the layer meanwhile.

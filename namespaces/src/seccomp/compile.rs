@@ -247,26 +247,60 @@ fn leaf(verdict: &Verdict) -> Result<Vec<Instruction>> {
     Ok(code)
 }
 
-/// `intervals`: (first number, treatment), sorted. The accumulator holds the call's number.
-fn tree(intervals: &[(u32, &Verdict)], code: &mut Vec<Instruction>) -> Result<()> {
-    if let [(_, verdict)] = intervals {
-        code.extend(leaf(verdict)?);
-        return Ok(());
+/// Code that is written from its end, so that what follows is known and every outcome is there once for all
+/// who can reach it: the kernel translates the whole filter at every start.
+#[derive(Default)]
+struct Backwards<'a> {
+    /// The last instruction first.
+    code: Vec<Instruction>,
+    outcomes: HashMap<&'a Verdict, usize>,
+}
+
+impl<'a> Backwards<'a> {
+    /// How far ahead of the next instruction `target` is.
+    fn distance(&self, target: usize) -> usize {
+        self.code.len() - target - 1
     }
-    let (left, right) = intervals.split_at(intervals.len() / 2);
-    let at = code.len();
-    code.push(statement(AT_LEAST, right[0].0));
-    tree(left, code)?;
-    let distance = code.len() - at - 1;
-    if let Ok(near) = u8::try_from(distance) {
-        code[at].jt = near;
-    } else {
-        // Too far for a conditional jump: not-taken goes around an unconditional one.
-        code[at].jf = 1;
+
+    /// Where a call with this verdict is dealt with: near enough for the tests that are about to be written.
+    fn leaf(&mut self, verdict: &'a Verdict) -> Result<usize> {
+        const NEAR: usize = 240;
+        if let Some(at) = self.outcomes.get(verdict).filter(|at| self.distance(**at) <= NEAR) {
+            return Ok(*at);
+        }
+        self.code.extend(leaf(verdict)?.iter().rev());
+        let at = self.code.len() - 1;
+        self.outcomes.insert(verdict, at);
+        Ok(at)
+    }
+
+    /// `target`, or a jump to it for a conditional jump that reaches no further than 255 instructions. One
+    /// more may come between.
+    fn reachable(&mut self, target: usize) -> usize {
+        let distance = self.distance(target);
+        if distance < usize::from(u8::MAX) {
+            return target;
+        }
         #[allow(clippy::cast_possible_truncation, reason = "checked against 4096 by the caller")]
-        code.insert(at + 1, statement(JUMP, distance as u32));
+        self.code.push(statement(JUMP, distance as u32));
+        self.code.len() - 1
     }
-    tree(right, code)
+
+    /// `intervals`: (first number, treatment), sorted. The accumulator holds the call's number.
+    fn tree(&mut self, intervals: &[(u32, &'a Verdict)]) -> Result<usize> {
+        if let [(_, verdict)] = intervals {
+            return self.leaf(verdict);
+        }
+        let (left, right) = intervals.split_at(intervals.len() / 2);
+        let at_least = self.tree(right)?;
+        let below = self.tree(left)?;
+        let at_least = self.reachable(at_least);
+        let below = self.reachable(below);
+        let near = |distance| u8::try_from(distance).map_err(|_| too_long("a jump is too far".into()));
+        let (jt, jf) = (near(self.distance(at_least))?, near(self.distance(below))?);
+        self.code.push(Instruction { code: AT_LEAST, jt, jf, k: right[0].0 });
+        Ok(self.code.len() - 1)
+    }
 }
 
 fn architecture(profile: &Profile, arch: Arch, caps: CapSet) -> Result<Vec<Instruction>> {
@@ -299,8 +333,12 @@ fn architecture(profile: &Profile, arch: Arch, caps: CapSet) -> Result<Vec<Instr
     if arch == Arch::X86_64 && unknown.last != RET_ERRNO | ENOSYS {
         intervals.extend([(X32, &x32), (u32::MAX, &unknown)]);
     }
-    let mut code = vec![statement(LOAD, NUMBER)];
-    tree(&intervals, &mut code)?;
+    let mut backwards = Backwards::default();
+    backwards.tree(&intervals)?;
+    // The root of the tree is its first instruction, also if it is a verdict for every call.
+    let mut code = backwards.code;
+    code.push(statement(LOAD, NUMBER));
+    code.reverse();
     Ok(code)
 }
 

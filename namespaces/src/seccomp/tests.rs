@@ -107,6 +107,38 @@ fn every_number_of_every_profile_matches_the_rules() {
     }
 }
 
+/// Each call a verdict of its own: nothing can be shared, and every branch high in the tree is too long for
+/// a conditional jump.
+#[test]
+fn branches_over_a_whole_table_arrive() {
+    let mut profile = Profile::strict();
+    let names = super::table::TABLE.iter().map(|row| row.0.to_owned());
+    profile.syscalls = names
+        .enumerate()
+        .map(|(i, name)| Rule {
+            names: vec![name],
+            action: Action::Errno,
+            errno_ret: Some(100 + i as u32),
+            ..profile.syscalls[0].clone()
+        })
+        .collect();
+    for arch in [Arch::X86_64, Arch::Aarch64] {
+        let code = compile(&profile, arch, CapSet::NONE).expect("compiles");
+        assert!(code.iter().any(|i| i.code == 0x05 && i.k > 255), "no long jump in {}", code.len());
+        for nr in 0..600 {
+            let want = expected(&profile, arch, nr, [0; 6], CapSet::NONE);
+            assert_eq!(run(&code, arch.audit(), nr, [0; 6]), want, "{arch:?} {nr}");
+        }
+    }
+}
+
+#[test]
+fn equal_outcomes_are_there_once() {
+    let code = compile(&Profile::compat(), Arch::X86_64, CapSet::DOCKER).expect("compiles");
+    let allow = code.iter().filter(|i| (i.code, i.k) == (0x06, 0x7fff_0000)).count();
+    assert!(allow < 20, "{allow} times in {} instructions", code.len());
+}
+
 #[test]
 fn strict_allows_less_than_secure_allows_less_than_compat() {
     let allowed = |p: &Profile| {
