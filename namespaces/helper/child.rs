@@ -5,6 +5,7 @@
 //!
 //! `unsafe` appears where a raw program or pointer array from the plan is handed to the kernel.
 
+use crate::empty::CLONE_NEWNS;
 use crate::plan::{Plan, Slots};
 use crate::sys::{self, *};
 use crate::wire::{Header, NO_SLOT, Op, Report, flag, move_flag, op, report, stage};
@@ -76,10 +77,10 @@ fn tell(fd: i32, r: Report) -> Result<()> {
 impl Child<'_> {
     fn step(&mut self, o: &Op) -> Step {
         match o.code {
-            op::JOIN_CGROUP | op::WAIT_DONOR | op::SETNS_DONOR | op::UNSHARE | op::ENTER => self.namespaces(o),
+            op::JOIN_CGROUP | op::WAIT_DONOR | op::SETNS_DONOR | op::UNSHARE | op::ENTER | op::EMPTY => self.namespaces(o),
             op::FS_OPEN | op::FS_STRING | op::FS_FLAG | op::FS_LAYER | op::FS_MOUNT => self.filesystem(o),
             op::PRIVATE_ROOT | op::OPEN | op::OPEN_TREE | op::IDMAP | op::ATTR | op::MOVE | op::PIVOT
-            | op::ROOT_ATTR | op::MASK | op::READONLY => self.mounts(o),
+            | op::ROOT | op::ROOT_ATTR | op::MASK | op::READONLY => self.mounts(o),
             op::MKDIR | op::SYMLINK | op::MKNOD | op::CREATE | op::UNLINK | op::CHOWN | op::CLOSE => self.files(o),
             op::PTY | op::STDIO | op::SESSION | op::DIE_WITH_PARENT | op::HOLD | op::CHDIR | op::EXEC => self.process(o),
             _ => self.attributes(o),
@@ -111,13 +112,15 @@ impl Child<'_> {
                 sys::prctl(4, 0, 0)?;
                 self.die_with_parent()?;
             }
+            op::EMPTY => {
+                sys::setns(self.slots.get(o.a)?, CLONE_NEWNS)?;
+                sys::unshare(CLONE_NEWNS)?;
+                self.forget_root();
+            }
             _ => {
                 sys::unshare(o.a)?;
                 // A copy of the mounts: descriptors of the old ones lead elsewhere now.
-                if self.root >= 0 {
-                    sys::close(self.root);
-                    self.root = -1;
-                }
+                self.forget_root();
             }
         }
         Ok(())
@@ -192,7 +195,10 @@ impl Child<'_> {
                 sys::close(userns);
                 r?;
             }
-            op::ATTR => sys::mount_setattr(self.slots.get(o.a)?, Text::EMPTY, o.b, o.c, 0, 0, recursive)?,
+            op::ATTR => {
+                let propagation = if o.flags & 2 != 0 { MS_PRIVATE } else { 0 };
+                sys::mount_setattr(self.slots.get(o.a)?, Text::EMPTY, o.b, o.c, propagation, 0, recursive)?;
+            }
             op::ROOT_ATTR => sys::mount_setattr(CWD, Text::literal(c"/"), o.b, 0, 0, 0, false)?,
             op::MOVE => {
                 let mount = self.slots.get(o.a)?;
@@ -200,7 +206,11 @@ impl Child<'_> {
                 sys::move_mount(mount, target)?;
                 sys::close(target);
             }
-            op::PIVOT => self.pivot(o)?,
+            op::PIVOT => {
+                self.forget_root();
+                switch_root(self.slots.get(o.a)?)?;
+            }
+            op::ROOT => self.take_root(o)?,
             op::MASK => self.mask(o)?,
             _ => self.read_only(o)?,
         }
@@ -229,36 +239,23 @@ impl Child<'_> {
         sys::openat(self.slots.get(u64::from(self.header.proc_dir))?, path, 0, 0)
     }
 
-    /// Attaches the detached root over "/", makes it the root and drops the host's tree.
-    fn pivot(&mut self, o: &Op) -> Step {
+    /// Attaches the detached root over the empty one and goes there.
+    fn take_root(&mut self, o: &Op) -> Step {
         let mount = self.slots.get(o.a)?;
+        let empty = self.root()?;
+        sys::move_mount(mount, empty)?;
+        self.forget_root();
+        sys::fchdir(mount)?;
+        // The topmost mount at the namespace's root is no cage: it is what everybody who enters sees.
+        sys::chroot_here()?;
+        Ok(())
+    }
+
+    fn forget_root(&mut self) {
         if self.root >= 0 {
-            // The old root, until now.
             sys::close(self.root);
             self.root = -1;
         }
-        let old = sys::openat(CWD, Text::literal(c"/"), O_PATH | O_DIRECTORY, 0)?;
-        sys::move_mount(mount, old)?;
-        sys::fchdir(mount)?;
-        sys::pivot_root_here()?;
-        sys::fchdir(old)?;
-        sys::close(old);
-        // A host may have mounts stacked over its "/" (after `mount --bind / /`, say): each unmounting
-        // takes the topmost. EINVAL is the answer when the old root itself is no longer mounted, and
-        // nothing less will do; before anything was unmounted it is a refusal.
-        sys::unmount_here()?;
-        let mut result = sys::unmount_here();
-        for _ in 0..64 {
-            if result.is_err() {
-                break;
-            }
-            result = sys::unmount_here();
-        }
-        if result != Err(Errno(EINVAL)) {
-            return Err(Failure(result.err().unwrap_or(Errno(sys::EBUSY)), 0));
-        }
-        sys::chdir(Text::literal(c"/"))?;
-        Ok(())
     }
 
     fn root(&mut self) -> Result<i32> {
@@ -657,6 +654,31 @@ impl Child<'_> {
             i += 1;
         }
     }
+}
+
+/// Attaches a detached mount over "/", makes it the root and drops the host's tree.
+pub fn switch_root(mount: i32) -> Result<()> {
+    let old = sys::openat(CWD, Text::literal(c"/"), O_PATH | O_DIRECTORY, 0)?;
+    sys::move_mount(mount, old)?;
+    sys::fchdir(mount)?;
+    sys::pivot_root_here()?;
+    sys::fchdir(old)?;
+    sys::close(old);
+    // A host may have mounts stacked over its "/" (after `mount --bind / /`, say): each unmounting
+    // takes the topmost. EINVAL is the answer when the old root itself is no longer mounted, and
+    // nothing less will do; before anything was unmounted it is a refusal.
+    sys::unmount_here()?;
+    let mut result = sys::unmount_here();
+    for _ in 0..64 {
+        if result.is_err() {
+            break;
+        }
+        result = sys::unmount_here();
+    }
+    if result != Err(Errno(EINVAL)) {
+        return Err(result.err().unwrap_or(Errno(sys::EBUSY)));
+    }
+    sys::chdir(Text::literal(c"/"))
 }
 
 /// `/proc/self/fd/N` with its NUL.

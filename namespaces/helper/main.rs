@@ -10,6 +10,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod child;
+mod empty;
 mod format;
 mod log;
 mod message;

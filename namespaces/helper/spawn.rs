@@ -9,6 +9,7 @@
 use core::cell::UnsafeCell;
 
 use crate::child::{self, Context};
+use crate::empty;
 use crate::log::Log;
 use crate::message::{self, Buffer};
 use crate::monitor::{Monitor, Pending, abort, required};
@@ -70,6 +71,9 @@ fn receive_plan(slots: &mut Slots) -> Result<Plan> {
     };
     let first = message::receive(0, &mut b, 0, &mut take)?;
     let Some((m, _)) = first else { sys::exit(0) };
+    if m.kind == request::EMPTY {
+        empty::make(plan_fd);
+    }
     if m.kind != request::PLAN {
         return Err(Errno(EINVAL));
     }

@@ -72,6 +72,7 @@ mod nr {
     pub const FSYNC: usize = 74;
     pub const CHDIR: usize = 80;
     pub const FCHDIR: usize = 81;
+    pub const CHROOT: usize = 161;
     pub const UMASK: usize = 95;
     pub const GETPID: usize = 39;
     pub const GETPPID: usize = 110;
@@ -130,6 +131,7 @@ mod nr {
     pub const FSYNC: usize = 82;
     pub const CHDIR: usize = 49;
     pub const FCHDIR: usize = 50;
+    pub const CHROOT: usize = 51;
     pub const UMASK: usize = 166;
     pub const GETPID: usize = 172;
     pub const SETSID: usize = 157;
@@ -571,6 +573,10 @@ pub fn pivot_root_here() -> Result<()> {
 /// Detaches the topmost mount at the current directory.
 pub fn unmount_here() -> Result<()> {
     sys!(nr::UMOUNT2, Text::literal(c".").addr(), 2).map(drop)
+}
+/// Makes the current directory the root of this process.
+pub fn chroot_here() -> Result<()> {
+    sys!(nr::CHROOT, Text::literal(c".").addr()).map(drop)
 }
 pub fn chdir(path: Text) -> Result<()> {
     sys!(nr::CHDIR, path.addr()).map(drop)

@@ -116,7 +116,7 @@ pub mod op {
     pub const FS_MOUNT: u32 = 10; // a = slot, b = MOUNT_ATTR_*
     pub const OPEN_TREE: u32 = 11; // a = new slot, b = slot, c = path below it; flags & 1 = recursive
     pub const IDMAP: u32 = 12; // a = slot; flags & 1 = recursive
-    pub const ATTR: u32 = 13; // a = slot, b = set, c = clear; flags & 1 = recursive
+    pub const ATTR: u32 = 13; // a = slot, b = set, c = clear; flags & 1 = recursive, & 2 = make private
     pub const MOVE: u32 = 14; // a = slot, b = target path, flags = move_flag::*
     pub const PIVOT: u32 = 15; // a = slot of the root mount
     pub const MKDIR: u32 = 16; // a = slot, b = name, c = mode
@@ -152,6 +152,8 @@ pub mod op {
     pub const CHOWN: u32 = 47; // a = slot, b = uid, c = gid
     pub const DIE_WITH_PARENT: u32 = 49;
     pub const ENTER: u32 = 50; // a = slot of a pidfd, b = CLONE_NEW* flags
+    pub const EMPTY: u32 = 51; // a = slot of an empty mount namespace: goes on in a copy of it
+    pub const ROOT: u32 = 52; // a = slot of the root mount, in such a copy
 }
 
 /// How MOVE treats its target.
@@ -190,6 +192,8 @@ pub mod report {
     pub const DIED: u32 = 8;
     /// Pumped output, sent to attached clients: `a` = stream (1, 2), then the bytes.
     pub const OUTPUT: u32 = 9;
+    /// The answer to `request::EMPTY`, with the namespace.
+    pub const EMPTY: u32 = 10;
 }
 
 /// Steps of the helper before the container's own operations run.
@@ -210,6 +214,7 @@ pub mod stage {
     pub const DUMPABLE: u32 = 14;
     pub const SESSION: u32 = 15;
     pub const ENTER: u32 = 16;
+    pub const EMPTY: u32 = 17;
 }
 
 /// One message of the control socket, in both directions.
@@ -253,4 +258,6 @@ pub mod request {
     pub const INPUT: u32 = 107; // bytes follow the message
     pub const CLOSE_INPUT: u32 = 108;
     pub const ATTACH: u32 = 109;
+    /// Instead of a plan: make an empty mount namespace, with the procfs that comes with it.
+    pub const EMPTY: u32 = 110;
 }

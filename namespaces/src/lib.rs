@@ -2,6 +2,7 @@
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 mod caps;
+mod empty;
 mod error;
 mod exit;
 mod failure;

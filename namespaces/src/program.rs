@@ -11,10 +11,12 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::{Mode, OFlags};
 
 use crate::caps::Capabilities;
+use crate::empty;
 use crate::error::{Error, Result};
 use crate::failure::words;
 use crate::idmap::IdMap;
 use crate::kind::Namespaces;
+use crate::mount::Root;
 use crate::privilege::Privilege;
 use crate::sandbox::{Cgroups, Discard, MonitorOptions, Sandbox, Stdio};
 use crate::wire::{Header, MAGIC, NO_SLOT, Op, VERSION, flag, op};
@@ -102,6 +104,8 @@ pub(crate) struct Compiler {
     /// The register of the `/dev` tmpfs, once mounted.
     dev: Option<u64>,
     waited: bool,
+    /// The slot of an empty mount namespace, a copy of which the container gets.
+    empty: Option<u64>,
     /// See `Header::cleanup`.
     cleanup: Vec<u64>,
 }
@@ -347,6 +351,7 @@ pub(crate) fn compile(mut plan: Sandbox, privilege: Privilege) -> Result<Program
         sys: None,
         dev: None,
         waited: false,
+        empty: None,
         cleanup: Vec::new(),
     };
     let proc = rustix::fs::open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
@@ -355,6 +360,14 @@ pub(crate) fn compile(mut plan: Sandbox, privilege: Privilege) -> Result<Program
     let kind = rustix::fs::fstatfs(&proc).map_err(Error::io("look at /proc"))?.f_type;
     if kind != rustix::fs::PROC_SUPER_MAGIC {
         return Err(Error::invalid("/proc", "it is not procfs"));
+    }
+    if begins_empty(&plan, privilege)
+        && let Some(namespace) = empty::mount_namespace(&proc)
+    {
+        let fd = namespace
+            .try_clone_to_owned()
+            .map_err(|source| Error::Io { step: "duplicate a namespace", source })?;
+        c.empty = Some(c.send(fd).into());
     }
     c.header.proc_dir = c.send(proc);
     namespaces(&mut c, &plan);
@@ -376,10 +389,21 @@ pub(crate) fn compile(mut plan: Sandbox, privilege: Privilege) -> Result<Program
     c.finish(plan.argv[0].to_string_lossy().into_owned(), detached)
 }
 
+/// Whether the container's process can leave the host's mount namespace for an empty one.
+fn begins_empty(plan: &Sandbox, privilege: Privilege) -> bool {
+    privilege == Privilege::Host
+        && plan.join.is_none()
+        && plan.root != Root::Host
+        && plan.namespaces.contains(Namespaces::MOUNT)
+}
+
 fn namespaces(c: &mut Compiler, plan: &Sandbox) {
     let set = plan.namespaces;
     // The cgroup namespace comes later (after the v1 joins), the time namespace is the helper's own.
-    let direct = set.without(Namespaces::USER | Namespaces::CGROUP | Namespaces::TIME);
+    let mut direct = set.without(Namespaces::USER | Namespaces::CGROUP | Namespaces::TIME);
+    if c.empty.is_some() {
+        direct = direct.without(Namespaces::MOUNT);
+    }
     let donated = Namespaces::NET | Namespaces::IPC | Namespaces::UTS;
     let maps = |c: &mut Compiler, (u, g): &(IdMap, IdMap)| {
         #[allow(clippy::cast_possible_truncation, reason = "offsets in a plan")]

@@ -162,6 +162,10 @@ impl Helper {
         Ok(Helper(Some((ours, process, pidfd))))
     }
 
+    pub(crate) fn control(&self) -> Option<BorrowedFd<'_>> {
+        self.0.as_ref().map(|(control, ..)| control.as_fd())
+    }
+
     fn take(mut self) -> Result<(OwnedFd, std::process::Child, OwnedFd)> {
         self.0.take().ok_or(Error::MonitorLost)
     }

@@ -161,7 +161,8 @@ pub(crate) fn identity(container: &Container) -> Result<Identity> {
             container.roots().iter().map(|r| TreeRoot::open(r)).collect::<boxship_layers::Result<_>>()?;
         user_in(&roots, &config.user)
     };
-    let who = if lasting { container.runtime().users().get(&config.layers, &config.user, find) } else { find() };
+    let who =
+        if lasting { container.runtime().users().get(&config.layers, &config.user, find) } else { find() };
     who.map(permitted)
 }
 

@@ -162,7 +162,8 @@ impl<P: Followed> Collection<P> {
     /// Which of monitor, standard output and standard error have something, or an end.
     fn readable(&self, within: Duration) -> Result<[bool; 3]> {
         let monitor = (!self.process.is_over()).then(|| self.process.as_fd());
-        let all = [monitor, self.stdout.fd.as_ref().map(AsFd::as_fd), self.stderr.fd.as_ref().map(AsFd::as_fd)];
+        let all =
+            [monitor, self.stdout.fd.as_ref().map(AsFd::as_fd), self.stderr.fd.as_ref().map(AsFd::as_fd)];
         let mut polled: Vec<PollFd<'_>> =
             all.iter().flatten().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
         let within = Timespec { tv_sec: 0, tv_nsec: i64::from(within.subsec_nanos()) };

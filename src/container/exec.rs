@@ -116,7 +116,8 @@ impl ExecBuilder {
             return Err(Error::invalid("stdin", "the input of a terminal cannot be given in advance"));
         }
         let terminal = self.config.terminal.is_some();
-        let started = blocking::run(move || output::follow(terminal, input, bounds, |s| self.start(s))).await?;
+        let started =
+            blocking::run(move || output::follow(terminal, input, bounds, |s| self.start(s))).await?;
         let mut collection = started.finish().await?;
         let status = collection.process.wait()?;
         Ok(Output::new(status, collection))

@@ -29,14 +29,15 @@ const ROLES: &[(&str, &[&str])] = &[
 
 /// What a control is called in the error of its own call, and the victim that has it.
 const CONTROLS: &[(&str, &[&str])] = &[
-    ("fortress", &["create", "namespaces", "mnt", "pid"]),
+    ("fortress", &["create", "the pid namespace"]),
+    ("fortress", &["create the mnt namespace"]),
     ("fortress", &["create the", "namespaces", "ipc", "net", "user", "uts"]),
     ("fortress", &["create the cgroup namespace"]),
     ("fortress", &["enter namespaces ipc,net,uts"]),
     ("fortress", &["enter the user namespace"]),
     ("fortress", &["lock the mounts"]),
     ("fortress", &["join the cgroup"]),
-    ("fortress", &["make private the mounts"]),
+    ("fortress", &["make private the mount of", "/out\""]),
     ("fortress", &["switch to the root file system"]),
     ("fortress", &["use as a layer"]),
     ("fortress", &["map the ids of", "/layers/"]),
@@ -69,7 +70,7 @@ const CONTROLS: &[(&str, &[&str])] = &[
     ("fortress", &["pids.max"]),
     ("fortress", &["cpuset.cpus"]),
     ("fortress", &["cpuset.mems"]),
-    ("compat", &["create", "namespaces", "ipc", "mnt", "pid", "uts"]),
+    ("compat", &["create", "namespaces", "ipc", "pid", "uts"]),
     ("compat", &["install the seccomp filter"]),
     ("compat", &["become the user 65534:65534"]),
     ("compat", &["open the terminal"]),
@@ -82,6 +83,9 @@ const CONTROLS: &[(&str, &[&str])] = &[
     ("bare", &["set oom_score_adj"]),
     ("rootless", &["create the user namespace"]),
     ("rootless", &["write the id map"]),
+    ("rootless", &["create", "namespaces", "mnt", "pid"]),
+    ("rootless", &["make private the mounts"]),
+    ("rootless", &["switch to the root file system"]),
     ("rootless", &["create the", "namespaces", "ipc", "net", "user", "uts"]),
     ("rootless", &["open \"/dev/null\""]),
     ("rootless", &["mount at \"/dev/null\""]),
@@ -334,14 +338,15 @@ fn missing(said: &BTreeSet<(&'static str, String)>) -> (usize, Vec<String>) {
 /// Calls that are refused whenever they are made, so that nothing that is tried instead works either.
 pub fn refusals() -> Result<String, Failed> {
     type Refused = (&'static str, fn(&Call) -> bool, Errno, &'static str);
-    let refused: [Refused; 4] = [
+    let refused: [Refused; 5] = [
         (
             "fortress",
             |c| c.is(libc::SYS_prctl) && [23, 24].contains(&c.args[0]),
             Errno::EINVAL,
             "bounding set",
         ),
-        ("fortress", |c| c.is(libc::SYS_umount2), Errno::EINVAL, "switch to the root file system"),
+        ("rootless", |c| c.is(libc::SYS_umount2), Errno::EINVAL, "switch to the root file system"),
+        ("fortress", |c| c.is(libc::SYS_chroot), Errno::EPERM, "switch to the root file system"),
         (
             "fortress",
             |c| c.is(libc::SYS_fsconfig) && c.name(0) == "lowerdir+",
@@ -352,12 +357,29 @@ pub fn refusals() -> Result<String, Failed> {
     ];
     let mut failures = Vec::new();
     for (role, is, errno, step) in refused {
-        let mut victim = Victim::new(role, &[]);
+        let mut victim = Victim::new(role, if role == "rootless" { NOBODY } else { &[] });
         let act = Act::Refuse(errno);
         let report = victim.run(&Plan { class: Some(Class::Inner), only: Some(Rc::new(is)), at: 1, act });
         failures.extend(victim.refused(report, &[step]).into_iter().map(|w| format!("{role}, {step}: {w}")));
     }
+    failures.extend(copied());
     outcome(failures, format!("{} refusals", refused.len()))
+}
+
+/// Where there can be no empty mount namespace, containers begin in a copy of the host's, and are as closed.
+fn copied() -> Vec<String> {
+    let is_made = |c: &Call| c.is(libc::SYS_unshare) && c.args[0] == libc::CLONE_NEWNS as u64;
+    let mut failures = Vec::new();
+    for role in ["fortress", "compat", "strict"] {
+        let mut victim = Victim::new(role, &[]);
+        let plan = |class, is, act| Plan { class: Some(class), only: Some(is), at: 1, act };
+        let report = victim.run(&plan(Class::Helper, Rc::new(is_made), Act::Refuse(Errno::EPERM)));
+        if !report.stdout.ends_with("done\n") {
+            failures.push(format!("{role} without an empty namespace: {:?}", report.stdout));
+        }
+        failures.extend(victim.arena.check(&report).into_iter().map(|w| format!("{role}, copied: {w}")));
+    }
+    failures
 }
 
 /// Executes the rest of its arguments in a user namespace of its own that allows none of the first's kind. The

@@ -42,6 +42,14 @@ struct Process {
     cloned: Option<String>,
     inside: bool,
     unmounted: bool,
+    /// It has a copy of the host's mounts, and did not begin in an empty namespace.
+    copied: bool,
+    /// In an empty mount namespace, or on its way there.
+    empty: bool,
+    /// The last clone is not private yet.
+    shared: bool,
+    /// A spent mount is being put aside.
+    aside: bool,
     user: bool,
 }
 
@@ -122,6 +130,8 @@ fn outer(call: &Call) -> Option<Vec<String>> {
     match call.number as c_long {
         SYS_clone3 if clone & CLONE_NEWPID as u64 != 0 => Some(names(clone)),
         SYS_clone3 => Some(words(&["create"])),
+        // The empty one that containers begin in: without it they begin in a copy of the host's.
+        SYS_unshare if call.args[0] == CLONE_NEWNS as u64 => None,
         SYS_unshare => Some(names(call.args[0])),
         SYS_openat | SYS_write => {
             let path = format!("{}/{}", call.name(0), call.name(1));
@@ -153,11 +163,17 @@ impl Process {
         let option = format!("{}={}", call.name(0), call.name(1));
         Some(match call.number as c_long {
             SYS_mount_setattr if call.args[0] as i32 == AT_FDCWD => match call.name(2) {
-                "0" => words(&["make private"]),
+                "0" => {
+                    self.copied = true;
+                    words(&["make private"])
+                }
                 _ => words(&["make read-only", "the root"]),
             },
             SYS_mount_setattr if call.name(2) == "1048576" => self.maps_ids(),
             _ if covered => return None,
+            SYS_mount_setattr if std::mem::take(&mut self.shared) => {
+                words(&["make private", self.cloned.as_deref().unwrap_or_default()])
+            }
             SYS_mount_setattr => match self.cloned.take().filter(|path| !path.starts_with("/dev/")) {
                 Some(path) => words(&["restrict", &path]),
                 None => words(&["restrict the root mount"]),
@@ -180,16 +196,18 @@ impl Process {
                 // A small file is known by where it goes.
                 let from = if call.name(1).is_empty() { call.name(0) } else { "/etc/" };
                 self.cloned = Some(from.to_owned());
+                self.shared = !self.copied && !self.inside;
                 words(&["clone the mount of", from])
             }
             // The second unmounting has nothing left to do.
             SYS_umount2 if std::mem::replace(&mut self.unmounted, true) => {
                 words(&["switch to the", "root file system"])
             }
-            SYS_pivot_root | SYS_umount2 => {
+            SYS_pivot_root | SYS_umount2 | SYS_chroot => {
                 self.inside = true;
                 words(&["switch to", "the root file system"])
             }
+            SYS_move_mount if std::mem::take(&mut self.aside) => return None,
             SYS_move_mount if call.name(1) == "/" && !self.inside => words(&["switch to"]),
             _ => return None,
         })
@@ -220,6 +238,10 @@ impl Process {
             SYS_openat2 if call.name(2).parse().is_ok_and(|f: u64| f & O_DIRECTORY as u64 != 0) => {
                 words(&["enter the working directory", &quoted(name)])
             }
+            SYS_openat2 if !self.inside && name == "/" => {
+                self.aside = true;
+                words(&["put aside the mount of"])
+            }
             SYS_openat2 if self.inside || name != "/proc" => words(&["mount at", &quoted(name)]),
             SYS_openat2 => words(&["mount"]),
             // The root, for whatever needs it next.
@@ -243,6 +265,11 @@ impl Process {
         let of = |flags: i32| call.args[0] == flags as u64;
         Some(match call.number as c_long {
             SYS_unshare if of(CLONE_NEWCGROUP) => words(&["create", "the cgroup namespace"]),
+            SYS_setns if call.args[1] == CLONE_NEWNS as u64 => {
+                self.empty = true;
+                words(&["create the mnt namespace"])
+            }
+            SYS_unshare if self.empty && !self.inside => words(&["create the mnt namespace"]),
             SYS_unshare => words(&["lock", "the mounts"]),
             SYS_read => words(&["create the", "namespace"]),
             SYS_setns if call.args[1] == CLONE_NEWUSER as u64 => words(&["enter the user namespace"]),

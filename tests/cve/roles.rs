@@ -16,8 +16,11 @@ impl Stage {
     pub fn new(name: &str) -> Stage {
         let dir = home().join(format!("{name}-stage"));
         std::fs::create_dir_all(dir.join("engine")).expect("made");
-        // A user who cannot read the build directory must be able to run it.
-        std::fs::copy(std::env::current_exe().expect("this program"), dir.join("program")).expect("copied");
+        // A user who cannot read the build directory must be able to run it. Copied by another program: what
+        // another thread starts meanwhile would inherit our open file, which could then not be executed.
+        let me = std::env::current_exe().expect("this program");
+        let copied = Command::new("cp").arg(me).arg(dir.join("program")).status();
+        assert!(copied.is_ok_and(|s| s.success()), "cp");
         if is_root() {
             std::os::unix::fs::chown(dir.join("engine"), Some(65534), Some(65534)).expect("given away");
         }

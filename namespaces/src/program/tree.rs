@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::error::{Error, Result};
+use crate::failure::words;
 use crate::kind::Namespaces;
 use crate::mount::{Kind, Mount, Overlay, Root, attribute};
 use crate::program::Compiler;
@@ -41,7 +42,9 @@ pub(super) fn build(c: &mut Compiler, plan: &Sandbox) -> Result<()> {
         c.borrow_donor();
         return Ok(());
     }
-    c.step(op::PRIVATE_ROOT, 0, [0; 3], "make private", "the mounts");
+    if c.empty.is_none() {
+        c.step(op::PRIVATE_ROOT, 0, [0; 3], "make private", "the mounts");
+    }
     let pivots = plan.root != Root::Host;
     // What needs nothing from the donor goes first: it works at the same time on the other core.
     let mut ready = Vec::new();
@@ -65,13 +68,7 @@ pub(super) fn build(c: &mut Compiler, plan: &Sandbox) -> Result<()> {
             // With what is mounted below a directory.
             c.step(op::ATTR, 1, [root, plan.root_attributes, 0], "restrict", "the root mount");
         }
-        // Attached anywhere in the old root these go with it at once; closed while detached, each would
-        // wait for a grace period of its own. No host path is opened from here on.
-        let aside = c.text("/proc");
-        for (register, path) in spent {
-            c.step(op::MOVE, 0, [register, aside, 0], "put aside the mount of", quoted(&path));
-        }
-        c.step(op::PIVOT, 0, [root, 0, 0], "switch to", "the root file system");
+        switch(c, root, spent);
     }
     // In the order of the plan, in which later ones may lie below or over earlier ones.
     ready.sort_by_key(|m| m.place);
@@ -83,6 +80,22 @@ pub(super) fn build(c: &mut Compiler, plan: &Sandbox) -> Result<()> {
         attach(c, &Ready { place: 0, register, target, flags: move_flag::MKFILE }, true);
     }
     small_files(c, &plan.files)
+}
+
+/// Makes the mount the root, with nothing of the host below or beside it. No host path is opened from here on.
+fn switch(c: &mut Compiler, root: u64, spent: Vec<(u64, PathBuf)>) {
+    // What the overlay was made of is of no use any more. Closed while detached, each would wait for a grace
+    // period of its own: attached in the old root they go with it at once, and under the new one nobody gets
+    // at them.
+    let aside = c.text(if c.empty.is_some() { "/" } else { "/proc" });
+    if let Some(empty) = c.empty {
+        c.step(op::EMPTY, 0, [empty, 0, 0], "create", words(Namespaces::MOUNT));
+    }
+    for (register, path) in spent {
+        c.step(op::MOVE, 0, [register, aside, 0], "put aside the mount of", quoted(&path));
+    }
+    let how = if c.empty.is_some() { op::ROOT } else { op::PIVOT };
+    c.step(how, 0, [root, 0, 0], "switch to", "the root file system");
 }
 
 /// What comes after sysctls: they need writable paths that are protected now.
@@ -157,6 +170,10 @@ fn open_as(
 fn clone_tree(c: &mut Compiler, from: u64, recursive: bool, path: &Path) -> u64 {
     let tree = c.register();
     c.step(op::OPEN_TREE, u32::from(recursive), [tree, from, 0], "clone the mount of", quoted(path));
+    if c.empty.is_some() {
+        // Cloned from the host's own namespace it would tell the host of what is mounted in it.
+        c.step(op::ATTR, u32::from(recursive) | 2, [tree, 0, 0], "make private the mount of", quoted(path));
+    }
     tree
 }
 
