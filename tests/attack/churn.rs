@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use boxship_runtime::{Config, Container, Runtime, Status, Streams};
 use libtest_mimic::Failed;
 
-use crate::check::{Arena, zombies};
+use crate::check::{Arena, Kept, zombies};
 use crate::tracer::Report;
 
 fn config(runtime: &Runtime, script: &str) -> Config {
@@ -22,13 +22,6 @@ fn resident_kib() -> i64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("procfs");
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).expect("a line");
     line.trim().trim_end_matches(" kB").trim().parse().expect("a number")
-}
-
-/// Objects of the kernel that cycles could leave behind, for all processes of the machine.
-fn namespaces() -> i64 {
-    let text = std::fs::read_to_string("/proc/slabinfo").unwrap_or_default();
-    let line = text.lines().find(|l| l.starts_with("net_namespace ")).unwrap_or_default();
-    line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
 /// Nothing of the arena is left: as after an attack without a victim.
@@ -60,7 +53,7 @@ pub fn cycles(n: usize) -> Result<String, Failed> {
     };
     // What is allocated once is there after a tenth.
     round(n / 10)?;
-    let (memory, open, spaces, begin) = (resident_kib(), descriptors(), namespaces(), Instant::now());
+    let (memory, open, kept, begin) = (resident_kib(), descriptors(), Kept::now(), Instant::now());
     round(n - n / 10)?;
     let took = begin.elapsed();
     let slope = (resident_kib() - memory) * 1000 / i64::try_from(n - n / 10).expect("few");
@@ -77,14 +70,7 @@ pub fn cycles(n: usize) -> Result<String, Failed> {
     if n >= 10_000 && slope >= 1 {
         return Err(format!("{slope} KiB per 1000 cycles").into());
     }
-    // The kernel frees network namespaces in the background.
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while n >= 10_000 && namespaces() > spaces + 100 && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    if n >= 10_000 && namespaces() > spaces + 100 {
-        return Err(format!("network namespaces: {spaces} before, {} after", namespaces()).into());
-    }
+    kept.has_not_grown(n)?;
     Ok(format!(
         "{n} cycles: nothing left, {slope} KiB per 1000, {:.2} ms each",
         took.as_secs_f64() * 1000.0 / (n - n / 10) as f64

@@ -2,7 +2,7 @@
 
 use libtest_mimic::Failed;
 
-use crate::check::Arena;
+use crate::check::{Arena, Kept};
 use crate::tracer::{self, Act, Class, Plan, Report};
 
 struct Attack {
@@ -35,6 +35,7 @@ pub fn points(points: usize) -> Result<String, Failed> {
     }
     let all: usize = attacks.iter().map(|a| a.calls).sum();
     let (mut done, mut failures) = (0, Vec::new());
+    let kept = Kept::now();
     for i in 0..points {
         // Evenly over all calls of all attacks; a second round falls between the first one's points in
         // time, because no two runs are alike.
@@ -64,6 +65,7 @@ pub fn points(points: usize) -> Result<String, Failed> {
     if !failures.is_empty() {
         return Err(format!("{} of {points}: {failures:#?}", failures.len()).into());
     }
+    kept.has_not_grown(points)?;
     arena.lingered.sort_unstable();
     let at = |part: usize| arena.lingered.get(arena.lingered.len() * part / 100).copied().unwrap_or_default();
     Ok(format!(
