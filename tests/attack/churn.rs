@@ -1,7 +1,7 @@
 //! Many: start/stop cycles, containers that exit before anyone waits, a crowd at once.
 
 use std::path::Path;
-use std::time::{Instant};
+use std::time::Instant;
 
 use boxship_runtime::{Config, Container, Runtime, Status, Streams};
 use libtest_mimic::Failed;

@@ -26,7 +26,7 @@ pub enum Need {
     Debian,
     /// dockerd, its client, and the right to start them.
     Docker,
-    /// Podman, skopeo and umoci, as root.
+    /// Podman, skopeo, umoci and the static busybox, as root.
     ImageTools,
     /// Debian's docker-registry, skopeo and openssl.
     Registry,
@@ -77,7 +77,8 @@ impl Need {
             Need::Debian => debian().exists(),
             Need::Docker => root && ["dockerd", "docker"].iter().all(|p| runs(p, "--version")),
             Need::ImageTools => {
-                root && ["podman", "crun", "skopeo", "umoci"].iter().all(|p| runs(p, "--version"))
+                root && Path::new("/bin/busybox").exists()
+                    && ["podman", "crun", "skopeo", "umoci"].iter().all(|p| runs(p, "--version"))
             }
             Need::Registry => {
                 ["docker-registry", "skopeo"].iter().all(|p| runs(p, "--version"))

@@ -64,9 +64,14 @@ async fn make() -> Fixture {
     copy.args(["--dest-compress", "--dest-compress-format", "zstd"]);
     done(copy.arg(format!("oci:{}:zstd:1", zstd.display())));
     engine.image().load(&zstd).await.expect("zstd is loaded");
-    let names = ["tools:1", "layered:1", "deep:1", "odd:1", "zstd:1"];
+    busybox(&engine, &root).await;
+    let mut names = vec!["tools:1", "layered:1", "deep:1", "odd:1", "zstd:1", "busybox:1"];
+    if std::env::var_os("BOXSHIP_INTEROP_DEBIAN").is_some() {
+        debian(&engine).await;
+        names.push("debian:1");
+    }
     let archive = root.join("all.tar");
-    engine.image().save(names, &archive).await.expect("saved");
+    engine.image().save(names.clone(), &archive).await.expect("saved");
     let (mut all, mut layouts) = (Vec::new(), Vec::new());
     for name in names {
         let layout = root.join(format!("layout-{}", layouts.len()));
@@ -86,6 +91,43 @@ async fn make() -> Fixture {
     assert!(all[2].output.contains("\n12\n") && all[2].output.contains("\nw/f12\n12\n"), "{}", all[2].output);
     assert!(all[4].image.size() < all[1].image.size() / 2, "it is compressed");
     Fixture { engine, store, all, archive, layouts }
+}
+
+/// One program with some hundred names, half of them hard links.
+async fn busybox(e: &Engine, root: &Path) {
+    let top = root.join("busybox");
+    for dir in ["bin", "etc", "tmp"] {
+        std::fs::create_dir_all(top.join(dir)).expect("made");
+    }
+    std::fs::write(top.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\n").expect("written");
+    let program = top.join("bin/busybox");
+    done(Command::new("cp").arg("/bin/busybox").arg(&program));
+    let applets = String::from_utf8(done(Command::new(&program).arg("--list"))).expect("UTF-8");
+    for (i, name) in applets.lines().filter(|n| *n != "busybox").enumerate() {
+        let path = top.join("bin").join(name);
+        match i % 2 {
+            0 => std::fs::hard_link(&program, path).expect("linked"),
+            _ => std::os::unix::fs::symlink("busybox", path).expect("linked"),
+        }
+    }
+    let tar = root.join("busybox.tar");
+    done(Command::new("tar").args(["--numeric-owner", "-cf"]).arg(&tar).arg("-C").arg(&top).arg("."));
+    e.image().import(&tar).tag("busybox:1").command(["/bin/sh"]).await.expect("imported");
+    std::fs::remove_dir_all(&top).expect("removed");
+    std::fs::remove_file(&tar).expect("removed");
+}
+
+/// A whole distribution, and a layer of our own above it.
+async fn debian(e: &Engine) {
+    let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/debian.tar");
+    e.image().import(&archive).tag("debian:0").await.expect("`bash .ci/debian` makes target/debian.tar");
+    let script = "rm -r /usr/share/doc; chmod g+w /etc/motd; echo x >> /etc/issue; chown daemon /var/mail";
+    let c = sh(e, script).image("debian:0").create().await.expect("made");
+    c.start().await.expect("starts");
+    let end = c.wait().await.expect("ends");
+    assert!(end.success(), "{end}: {:?}", c.logs().lines().await);
+    c.commit().tag("debian:1").await.expect("committed");
+    c.remove().await.expect("removed");
 }
 
 /// What step `i` of twelve does: it makes something, and removes, replaces and hides what steps before made.
