@@ -420,7 +420,8 @@ impl Store {
         let rest: Vec<Descriptor> = index.manifests().iter().filter(|d| !is_target(d)).cloned().collect();
         let last = !rest.iter().any(|d| d.digest().to_string() == digest);
         let doomed = if last { self.layers_only_of(&image, &rest)? } else { Vec::new() };
-        if let Some(by) = self.snapshot_using(&doomed)? {
+        let user = if last { self.snapshot_using(&image.digest, &doomed)? } else { None };
+        if let Some(by) = user {
             return Err(Error::InUse { image: name.to_owned(), by: format!("container {by}") });
         }
         index.set_manifests(rest);
@@ -474,6 +475,14 @@ impl Store {
     fn sweep(&self, image: &Image) -> Result<()> {
         let mut kept = std::collections::HashSet::new();
         let mut kept_layers = std::collections::HashSet::new();
+        for standing in self.standing()? {
+            kept_layers.extend(standing.layers);
+            let Some(manifest) = standing.manifest else { continue };
+            match self.blobs_of(&manifest) {
+                Err(_) if !there(&self.blob_path(&manifest))? => {}
+                other => kept.extend(other?),
+            }
+        }
         for (digest, _) in self.roots()? {
             kept.extend(self.blobs_of(&digest)?);
             kept_layers.extend(self.image(&digest.to_string())?.layers);

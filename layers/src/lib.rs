@@ -25,7 +25,7 @@ pub use host::HostImage;
 pub use image::{Document, Image, ImageInfo, ImageOptions};
 pub use interchange::{LoadOptions, Platform};
 pub use oci_spec;
-pub use snapshot::Snapshot;
+pub use snapshot::{Base, Snapshot};
 pub use store::{
     AddedLayer, Addition, Check, Collected, Defect, DiskUsage, Durability, Expected, ImageUsage, LayerLock,
     LayerUsage, Progress, Publish, SnapshotUsage, Store,

@@ -2,12 +2,13 @@
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Gid, Mode, Uid};
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::image::Image;
 use crate::store::{Store, there};
 
 /// The directories of one container's root.
@@ -21,6 +22,45 @@ pub struct Snapshot {
     pub work: PathBuf,
 }
 
+/// What a snapshot stands on: an [`Image`], whose documents and archives then stay as long as the snapshot, so
+/// that it can be committed whatever becomes of the image's names; or layers alone, the lowest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Base<'a> {
+    layers: &'a [Digest],
+    manifest: Option<&'a Digest>,
+}
+
+impl<'a> Base<'a> {
+    /// The image with this manifest and these layers.
+    #[must_use]
+    pub fn new(manifest: Option<&'a Digest>, layers: &'a [Digest]) -> Base<'a> {
+        Base { layers, manifest }
+    }
+}
+
+impl<'a> From<&'a Image> for Base<'a> {
+    fn from(image: &'a Image) -> Base<'a> {
+        Base::new(Some(image.digest()), image.layers())
+    }
+}
+
+impl<'a> From<&'a [Digest]> for Base<'a> {
+    fn from(layers: &'a [Digest]) -> Base<'a> {
+        Base::new(None, layers)
+    }
+}
+
+/// A snapshot and what it keeps from being collected.
+pub(crate) struct Standing {
+    pub(crate) id: String,
+    /// The lowest first.
+    pub(crate) layers: Vec<Digest>,
+    /// The manifest of its image; older versions did not record it.
+    pub(crate) manifest: Option<Digest>,
+}
+
+/// The symlink that names the manifest.
+const MANIFEST: &str = "manifest";
 /// Digests in one symlink, whose text has at most 4095 bytes.
 const LINKED: usize = 60;
 
@@ -29,11 +69,17 @@ fn link_name(i: usize) -> String {
 }
 
 impl Store {
-    /// Makes the writable layer `id` above `layers` (lowest first), owned by the host ids `owner`.
+    /// Makes the writable layer `id` above an image or its layers, owned by the host ids `owner`.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for a layer that is not in the store, [`Error::Io`].
-    pub fn create_snapshot(&self, id: &str, layers: &[Digest], owner: (u32, u32)) -> Result<Snapshot> {
+    /// [`Error::NotFound`] for a manifest or layer that is not in the store, [`Error::Io`].
+    pub fn create_snapshot<'a>(
+        &self,
+        id: &str,
+        base: impl Into<Base<'a>>,
+        owner: (u32, u32),
+    ) -> Result<Snapshot> {
+        let Base { layers, manifest } = base.into();
         let snapshot = self.snapshot(id, layers);
         let base = self.path().join("snapshots").join(id);
         let dir = self.dir("snapshots")?;
@@ -48,8 +94,17 @@ impl Store {
                 return Err(Error::NotFound { what: "layer", name: layer.to_string() });
             }
         }
+        if let Some(manifest) = manifest
+            && !there(&self.blob_path(manifest))?
+        {
+            return Err(Error::NotFound { what: "image", name: manifest.to_string() });
+        }
         make(id, 0o700)?;
         let build = || -> Result<()> {
+            if let Some(manifest) = manifest {
+                rustix::fs::symlinkat(manifest.hex(), &dir, format!("{id}/{MANIFEST}"))
+                    .map_err(Error::io("make", base.join(MANIFEST)))?;
+            }
             // Names the layers for whoever wants to remove an image. A symlink is there with its text or not at
             // all, also after a power cut, and nothing has to be synced for that. The first comes last.
             for (i, part) in layers.chunks(LINKED).enumerate().rev() {
@@ -130,34 +185,46 @@ impl Store {
         Ok(ids)
     }
 
-    /// A snapshot that stands on one of these layers.
-    pub(crate) fn snapshot_using(&self, layers: &[Digest]) -> Result<Option<String>> {
-        let all = self.snapshot_layers()?;
-        Ok(all.into_iter().find(|(_, own)| own.iter().any(|l| layers.contains(l))).map(|(id, _)| id))
+    /// A snapshot that stands on this image; where it does not say on which, on one of these layers, which no
+    /// other image has.
+    pub(crate) fn snapshot_using(&self, image: &Digest, layers: &[Digest]) -> Result<Option<String>> {
+        let uses = |s: &Standing| match &s.manifest {
+            Some(manifest) => manifest == image,
+            None => s.layers.iter().any(|l| layers.contains(l)),
+        };
+        Ok(self.standing()?.into_iter().find(uses).map(|s| s.id))
     }
 
-    /// The snapshots and the layers that they stand on. One that cannot be read is an error: it may need
+    /// The snapshots and what they stand on. One that cannot be read is an error: it may need
     /// anything.
-    pub(crate) fn snapshot_layers(&self) -> Result<Vec<(String, Vec<Digest>)>> {
+    pub(crate) fn standing(&self) -> Result<Vec<Standing>> {
         let mut all = Vec::new();
         for id in self.snapshots()? {
             let base = self.path().join("snapshots").join(&id);
             let mut layers = Vec::new();
             for i in 0.. {
-                let path = base.join(link_name(i));
-                let text = match std::fs::read_link(&path) {
-                    // The end; or gone; or being made, but not while somebody has the lock alone.
-                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => break,
-                    other => other.map_err(Error::io("read", path))?,
-                };
-                for hex in text.to_string_lossy().split(':') {
-                    layers.push(format!("sha256:{hex}").parse()?);
-                }
+                // The end; or gone; or being made, but not while somebody has the lock alone.
+                let Some(part) = digests(&base.join(link_name(i)))? else { break };
+                layers.extend(part);
             }
-            all.push((id, layers));
+            let manifest = digests(&base.join(MANIFEST))?.and_then(|all| all.first().copied());
+            all.push(Standing { id, layers, manifest });
         }
         Ok(all)
     }
+}
+
+/// What a symlink of a snapshot names; `None` where there is none.
+fn digests(link: &Path) -> Result<Option<Vec<Digest>>> {
+    let text = match std::fs::read_link(link) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(Error::io("read", link))?,
+    };
+    text.to_string_lossy()
+        .split(':')
+        .map(|hex| format!("sha256:{hex}").parse())
+        .collect::<Result<_>>()
+        .map(Some)
 }
 
 #[cfg(test)]
@@ -185,9 +252,59 @@ mod tests {
         }
         for n in [0, 1, LINKED, LINKED + 1, 500] {
             store.create_snapshot("a", &layers[..n], (0, 0))?;
-            assert_eq!(store.snapshot_layers()?, [("a".to_owned(), layers[..n].to_vec())]);
+            let found: Vec<_> = store.standing()?.into_iter().map(|s| (s.id, s.layers, s.manifest)).collect();
+            assert_eq!(found, [("a".to_owned(), layers[..n].to_vec(), None)]);
             store.discard("snapshots", "a")?;
         }
+        let _ = std::fs::remove_dir_all(root);
+        Ok(())
+    }
+
+    /// Another image takes the name of the one that a container was made from. Before snapshots held their
+    /// image, `gc` took its manifest, config and archives, and the commit failed (seen without the symlink).
+    #[test]
+    fn an_image_without_a_name_can_be_committed_upon() -> Result<()> {
+        let root = std::env::temp_dir().join(format!("boxship-snapshot-held-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&root);
+        let store = Store::open_with(&root, crate::Durability::Relaxed)?;
+        let import = |name: &str, content: &str| {
+            let mut tar = tar::Builder::new(Vec::new());
+            let mut header = tar::Header::new_ustar();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o644);
+            header.set_cksum();
+            tar.append_data(&mut header, "file", content.as_bytes()).unwrap();
+            let bytes = tar.into_inner().unwrap();
+            store.import(&bytes[..], name, &crate::ImageOptions::default(), &mut |_| true)
+        };
+        let base = import("a:1", "one")?;
+        store.tag_image("a:1", "b:1")?;
+        let snapshot = store.create_snapshot("c", &base, (0, 0))?;
+        std::fs::write(snapshot.upper.join("new"), "new").map_err(Error::io("write", "new"))?;
+        // One name goes, as there is another. The last one cannot be removed; it goes to another image.
+        store.remove_image("b:1")?;
+        assert!(matches!(store.remove_image("a:1"), Err(Error::InUse { .. })));
+        import("a:1", "two")?;
+        // An image that has parts in common goes, with the parts that nobody else has.
+        let other =
+            store.commit("c", &base, crate::Owners::Root, &crate::CommitOptions::default(), Some("d:1"))?;
+        store.remove_image("d:1")?;
+        assert!(!store.blob_path(other.digest()).exists());
+        assert!(store.gc(false)?.complete);
+        let held = store.image(&base.digest().to_string())?;
+        store.commit("c", &held, crate::Owners::Root, &crate::CommitOptions::default(), Some("d:1"))?;
+        assert_eq!(store.fsck(crate::Check::Content, false)?, []);
+        // When the container is gone, its image goes.
+        store.remove_image("d:1")?;
+        store.discard("snapshots", "c")?;
+        assert!(store.gc(false)?.blobs.contains(base.digest()));
+        // What an older version collected keeps nothing else from being collected.
+        let base = store.image("a:1")?;
+        store.create_snapshot("c", &base, (0, 0))?;
+        std::fs::remove_file(store.blob_path(base.digest())).map_err(Error::io("remove", "a blob"))?;
+        store.remove_image("a:1")?;
+        assert!(store.gc(false)?.complete);
+        assert_eq!(store.fsck(crate::Check::Structure, false)?[0].images, ["container c"]);
         let _ = std::fs::remove_dir_all(root);
         Ok(())
     }

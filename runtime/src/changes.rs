@@ -52,12 +52,16 @@ impl Container {
     /// the host has cgroups for that.
     ///
     /// # Errors
-    /// [`Error::Layers`] with `NotFound` when its image was removed, and as [`diff`](Container::diff).
+    /// [`Error::Layers`] with `NotFound` when its image was removed, which no version does that records the
+    /// image of a container, and as [`diff`](Container::diff).
     pub fn commit(&self, options: &CommitOptions, name: Option<&str>) -> Result<Image> {
         self.require_image()?;
         let store = self.runtime().store();
-        let asked = self.config().image.as_deref().unwrap_or_default();
-        let base = store.image(asked)?;
+        let asked = match &self.config().manifest {
+            Some(digest) => digest.to_string(),
+            None => self.config().image.clone().unwrap_or_default(),
+        };
+        let base = store.image(&asked)?;
         if base.layers() != self.config().layers {
             let reason = format!("{asked:?} is another image by now than the one that it was made from");
             return Err(Error::invalid("image", reason));

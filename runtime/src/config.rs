@@ -100,6 +100,8 @@ pub struct Config {
     pub name: Option<String>,
     /// The image's name or digest as it was asked for.
     pub image: Option<String>,
+    /// The digest of the image's manifest; older versions did not record it.
+    pub manifest: Option<Digest>,
     /// The image's layers, the lowest first.
     pub layers: Vec<Digest>,
     /// A directory to use as the root instead of an image.
@@ -156,6 +158,7 @@ impl Default for Config {
             id: random_id(),
             name: None,
             image: None,
+            manifest: None,
             layers: Vec::new(),
             rootfs: None,
             command: Vec::new(),
@@ -206,6 +209,7 @@ impl Config {
     ) -> Result<Config> {
         let mut config = Config {
             image: Some(image.name().map_or_else(|| image.digest().to_string(), str::to_owned)),
+            manifest: Some(*image.digest()),
             layers: image.layers().to_vec(),
             ..Config::default()
         };

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use boxship_cgroups::{Group, Parent};
-use boxship_layers::Store;
+use boxship_layers::{Base, Store};
 use boxship_namespaces::{Privilege, Reaper};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -268,7 +268,8 @@ impl Runtime {
     ) -> Result<Container> {
         if config.rootfs.is_none() {
             let base = id_slot.map_or(0, ids::first);
-            self.store().create_snapshot(&config.id, &config.layers, (base, base))?;
+            let image = Base::new(config.manifest.as_ref(), &config.layers);
+            self.store().create_snapshot(&config.id, image, (base, base))?;
         }
         let created_ns = now_ns();
         let record = Record { config, ephemeral, id_slot, created_ns };

@@ -453,6 +453,7 @@ impl ContainerBuilder {
         match image {
             Some(image) => {
                 config.image = self.image;
+                config.manifest = Some(*image.digest());
                 config.layers = image.layers().to_vec();
                 config.apply_image(image, self.entrypoint, self.command)?;
             }

@@ -22,6 +22,7 @@ pub fn tests() -> Vec<Trial> {
         test("load_refuses_what_is_broken_or_ambiguous", any, broken),
         test("a_dropped_transfer_leaves_nothing", any, cancelled),
         test("gc_removes_what_nobody_needs", any, collection),
+        test("a_container_whose_image_lost_its_name_is_committed", any, nameless),
         test("sparse_files_of_gnu_tar_keep_their_holes", any, sparse),
         test("disk_usage_tells_what_is_shared", any, usage),
         test("fsck_finds_and_repairs", any, repair),
@@ -485,6 +486,30 @@ async fn collection() {
     assert_eq!(count("blobs/sha256"), 4);
     drop(adding);
     assert_eq!(e.gc(false).await.expect("collected").blobs.len(), 1);
+}
+
+/// Its manifest and config were collected before snapshots held them.
+async fn nameless() {
+    let root = Root::new("nameless");
+    let e = own_engine(&root.0).await;
+    let c = sh(&e, "echo mine > /mine").create().await.expect("made");
+    c.start().await.expect("starts");
+    c.wait().await.expect("ends");
+    let again = e.image().from_host_programs(crate::PROGRAMS).env("X", "1").tag("tools:1");
+    let again = again.await.expect("made");
+    assert!(e.gc(false).await.expect("collected").complete);
+    let image = c.commit().tag("mine:1").await.expect("committed");
+    let inspected = image.inspect().config().clone().and_then(|c| c.env().clone()).unwrap_or_default();
+    assert!(!inspected.contains(&"X=1".to_owned()), "that of its own image, and not of the name");
+    assert_eq!(text(sh(&e, "cat /mine").image(&image).output().await.expect("it runs")), "mine\n");
+    for remove in [&image, &again] {
+        remove.remove().await.expect("no container was made from it");
+    }
+    c.remove().await.expect("removed");
+    e.gc(false).await.expect("collected");
+    for dir in ["layers", "blobs/sha256"] {
+        assert_eq!(std::fs::read_dir(root.0.join(dir)).expect("readable").count(), 0, "{dir}");
+    }
 }
 
 async fn repair() {

@@ -247,14 +247,15 @@ async fn images() {
         Some(vec!["/bin/sh".to_owned()])
     );
     assert_eq!(e.image().list().await.expect("lists").len(), 1);
-    let again = e.image().from_host_programs(crate::PROGRAMS).tag("tools:2").await.expect("made");
+    let again = e.image().from_host_programs(crate::PROGRAMS).env("X", "1").tag("tools:2");
+    let again = again.await.expect("made");
     assert_eq!(again.layers(), image.layers(), "the same files are the same layer");
     let c = sh(&e, "true").create().await.expect("made");
-    image.remove().await.expect("another image has the layer");
-    let err = again.remove().await.expect_err("in use");
+    let err = image.remove().await.expect_err("in use");
     assert_eq!(err.kind(), ErrorKind::InUse);
+    again.remove().await.expect("the container was not made from it");
     c.remove().await.expect("removed");
-    again.remove().await.expect("removed");
+    image.remove().await.expect("removed");
     assert!(e.image().list().await.expect("lists").is_empty());
     for dir in ["layers", "blobs/sha256"] {
         assert_eq!(std::fs::read_dir(root.0.join(dir)).expect("readable").count(), 0, "{dir}");

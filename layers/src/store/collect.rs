@@ -157,10 +157,18 @@ impl Store {
                 other => other?,
             }
         }
-        for (id, layers) in self.snapshot_layers()? {
-            for layer in layers {
-                let short: String = id.chars().take(12).collect();
-                named.layers.entry(layer).or_default().insert(format!("container {short}"));
+        for standing in self.standing()? {
+            let by = format!("container {}", standing.id.chars().take(12).collect::<String>());
+            for layer in standing.layers {
+                named.layers.entry(layer).or_default().insert(by.clone());
+            }
+            let Some(manifest) = standing.manifest else { continue };
+            named.blobs.entry(manifest).or_default().insert(by.clone());
+            match self.name_parts(&manifest, &by, &mut named) {
+                // It is told of as missing. Nothing is left to keep: its layers have been named.
+                Err(_) if !there(&self.blob_path(&manifest))? => {}
+                Err(e) if is_damage(&e) => named.broken.push((manifest, by, told(&e))),
+                other => other?,
             }
         }
         Ok(named)
@@ -319,7 +327,7 @@ impl Store {
     fn sweep_replaced(&self) -> Result<()> {
         let path = self.path().join("replaced");
         let used: BTreeSet<String> =
-            self.snapshot_layers()?.into_iter().flat_map(|(_, layers)| layers).map(|l| l.hex()).collect();
+            self.standing()?.into_iter().flat_map(|s| s.layers).map(|l| l.hex()).collect();
         for entry in std::fs::read_dir(&path).map_err(Error::io("list", &path))? {
             let name = entry.map_err(Error::io("list", &path))?.file_name();
             let name = name.to_string_lossy();

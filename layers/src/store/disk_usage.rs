@@ -13,6 +13,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::image::parse_manifest;
 use crate::merged;
+use crate::snapshot::Standing;
 
 /// The space that a store takes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,7 +93,7 @@ impl Store {
             }
             usage.images.push(image);
         }
-        for (id, below) in self.snapshot_layers()? {
+        for Standing { id, layers: below, .. } in self.standing()? {
             for layer in below {
                 if let Some(layer) = layers.get_mut(&layer) {
                     layer.containers += 1;
