@@ -1,22 +1,23 @@
 //! What a container changed: as a list, as a layer, as a new image, and its whole tree as an archive.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
-use std::rc::Rc;
 
 use flate2::{Compression as Level, GzBuilder};
 use rustix::fs::{AtFlags, FileType, Stat};
 use tar::EntryType;
 
 use crate::archive::write::{Item, Writer};
+use crate::descent::{self, Descent, Opened};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::image::{Image, ImageOptions};
-use crate::merged::{self, is_opaque, is_whiteout, open_below, push};
+use crate::merged::{self, is_opaque, is_whiteout, push};
 use crate::store::{Expected, Publish, Store};
 
 /// How a path changed.
@@ -89,7 +90,7 @@ fn write_error(e: io::Error) -> Error {
 }
 
 impl Store {
-    fn upper(&self, id: &str) -> Result<Rc<OwnedFd>> {
+    fn upper(&self, id: &str) -> Result<Opened> {
         match merged::open_root(&self.path().join("snapshots").join(id).join("upper")) {
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 Err(Error::NotFound { what: "writable layer", name: id.to_owned() })
@@ -98,8 +99,10 @@ impl Store {
         }
     }
 
-    fn lower(&self, layers: &[Digest]) -> Result<Vec<Rc<OwnedFd>>> {
-        layers.iter().rev().map(|l| merged::open_root(&self.layer_path(l))).collect()
+    /// The writable layer and those below it, the topmost first.
+    fn stack(&self, id: &str, layers: &[Digest]) -> Result<Vec<Opened>> {
+        let lower = layers.iter().rev().map(|l| merged::open_root(&self.layer_path(l)));
+        std::iter::once(self.upper(id)).chain(lower).collect()
     }
 
     /// What changed in the writable layer `id` above `layers` (lowest first), parents first.
@@ -107,9 +110,7 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Io`].
     pub fn diff(&self, id: &str, layers: &[Digest]) -> Result<Vec<Change>> {
-        let mut changes = Vec::new();
-        changed(&*self.upper(id)?, &self.lower(layers)?, &mut Vec::new(), &mut changes)?;
-        Ok(changes)
+        changed(self.stack(id, layers)?)
     }
 
     /// Writes the whole tree of a container as a tar archive: its writable layer above its layers.
@@ -117,11 +118,9 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Io`].
     pub fn export(&self, id: &str, layers: &[Digest], owners: Owners, out: impl Write) -> Result<()> {
-        let mut dirs = vec![self.upper(id)?];
-        dirs.extend(self.lower(layers)?);
         let mut archive = Archive::new(out, owners, None);
-        merged::walk(&dirs, &mut Vec::new(), 0, &mut |path, found| {
-            archive.add(path, &found.dir, name_of(path), &found.stat)
+        merged::walk(self.stack(id, layers)?, &mut |path, found, dir| {
+            archive.add(path, dir, name_of(path), &found.stat)
         })?;
         archive.writer.finish().map(drop).map_err(write_error)
     }
@@ -146,7 +145,7 @@ impl Store {
             // No name and no time in the header: the same layer is the same bytes.
             let gzip = GzBuilder::new().mtime(0).write(out, Level::new(6));
             let mut archive = Archive::new(gzip, owners, options.created);
-            archive.layer(&upper, &mut Vec::new(), 0)?;
+            archive.layer(upper)?;
             archive.writer.finish().and_then(|gzip| gzip.finish()).map(drop).map_err(write_error)
         })?;
         let layer = add.layer(archive, Expected::default(), &mut |_| true)?;
@@ -160,59 +159,60 @@ fn name_of(path: &[u8]) -> &[u8] {
     path.rsplit(|c| *c == b'/').next().unwrap_or(path)
 }
 
-fn changed(
-    upper: &OwnedFd,
-    lower: &[Rc<OwnedFd>],
-    path: &mut Vec<u8>,
-    changes: &mut Vec<Change>,
-) -> Result<()> {
-    if path.len() > 8192 {
-        return Err(Error::Limit { what: "the length of a path", limit: 8192 });
-    }
-    let below = merged::list(lower, path)?;
-    let mut all = merged::names(upper.as_fd()).map_err(fail(path))?;
-    all.sort_unstable();
-    let hides_all = !lower.is_empty() && is_opaque(upper.as_fd()).map_err(fail(path))?;
-    let change = |path: &[u8], kind| Change { path: [b"/", path].concat_path(), kind };
-    let before = path.len();
-    if hides_all {
-        for name in below.keys().filter(|name| all.binary_search(name).is_err()) {
-            push(path, name);
-            changes.push(change(path, ChangeKind::Deleted));
-            path.truncate(before);
-        }
-    }
-    for name in all {
-        push(path, &name);
+/// What is different in the first of these from what the others show, the topmost first.
+fn changed(stack: Vec<Opened>) -> Result<Vec<Change>> {
+    let (mut path, mut changes) = (Vec::new(), Vec::new());
+    let mut descent = Descent::new(stack).map_err(fail(&path))?;
+    let mut levels = vec![(level_of(&descent, &path, &mut changes)?, 0)];
+    while let Some(((names, below), before)) = levels.last_mut() {
+        path.truncate(*before);
+        let Some(name) = names.next() else {
+            levels.pop();
+            descent.leave().map_err(fail(&path))?;
+            continue;
+        };
+        merged::push_bounded(&mut path, &name)?;
+        let upper = descent.dir(0).map_err(fail(&path))?;
         let stat = rustix::fs::statat(upper, OsStr::from_bytes(&name), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(fail(path))?;
-        let old = below.get(&name);
+            .map_err(fail(&path))?;
+        let old = below.remove(&name);
         if is_whiteout(&stat) {
             if old.is_some() {
-                changes.push(change(path, ChangeKind::Deleted));
+                changes.push(change(&path, ChangeKind::Deleted));
             }
-        } else {
-            let kind = if old.is_some() { ChangeKind::Modified } else { ChangeKind::Added };
-            changes.push(change(path, kind));
-            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-                let dir = open_below(upper, &name).map_err(fail(path))?;
-                let none = Vec::new();
-                changed(&dir, old.map_or(&none, |f| &f.shown), path, changes)?;
-            }
+            continue;
         }
-        path.truncate(before);
+        changes.push(change(&path, if old.is_some() { ChangeKind::Modified } else { ChangeKind::Added }));
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            let lower = old.into_iter().flat_map(|found| found.shown).map(|i| i + 1);
+            let which: Vec<usize> = std::iter::once(0).chain(lower).collect();
+            descent.enter(&name, &which).map_err(fail(&path))?;
+            levels.push((level_of(&descent, &path, &mut changes)?, path.len()));
+        }
     }
-    Ok(())
+    Ok(changes)
 }
 
-trait ConcatPath {
-    fn concat_path(&self) -> PathBuf;
+fn change(path: &[u8], kind: ChangeKind) -> Change {
+    Change { path: PathBuf::from(OsString::from_vec([b"/", path].concat())), kind }
 }
 
-impl ConcatPath for [&[u8]; 2] {
-    fn concat_path(&self) -> PathBuf {
-        PathBuf::from(OsStr::from_bytes(&self.concat()))
+type Names = (std::vec::IntoIter<Vec<u8>>, BTreeMap<Vec<u8>, merged::Found>);
+
+/// The names in the upper directory, in order, and what there is below it. What an opaque one hides is told.
+fn level_of(descent: &Descent, path: &[u8], changes: &mut Vec<Change>) -> Result<Names> {
+    let upper = descent.dir(0).map_err(fail(path))?;
+    let below = merged::list(descent.dirs().skip(1), path)?;
+    let mut all = merged::names(upper).map_err(fail(path))?;
+    all.sort_unstable();
+    if descent.dirs().nth(1).is_some() && is_opaque(upper.as_fd()).map_err(fail(path))? {
+        for name in below.keys().filter(|name| all.binary_search(name).is_err()) {
+            let mut path = path.to_vec();
+            push(&mut path, name);
+            changes.push(change(&path, ChangeKind::Deleted));
+        }
     }
+    Ok((all.into_iter(), below))
 }
 
 struct Archive<W: Write> {
@@ -230,21 +230,22 @@ impl<W: Write> Archive<W> {
     }
 
     /// A writable layer in the form of an image's: whiteouts are files of their own.
-    fn layer(&mut self, dir: &OwnedFd, path: &mut Vec<u8>, depth: usize) -> Result<()> {
-        if depth > 1024 {
-            return Err(Error::Limit { what: "the depth of a tree", limit: 1024 });
-        }
-        if depth > 0 && is_opaque(dir.as_fd()).map_err(fail(path))? {
-            self.mark(path, b".wh..wh..opq")?;
-        }
-        let mut all = merged::names(dir.as_fd()).map_err(fail(path))?;
-        all.sort_unstable();
-        for name in all {
-            let before = path.len();
+    fn layer(&mut self, upper: Opened) -> Result<()> {
+        let mut path = Vec::new();
+        let mut descent = Descent::new([upper]).map_err(fail(&path))?;
+        let mut levels = vec![(self.names(&descent, &path)?, 0)];
+        while let Some((names, before)) = levels.last_mut() {
+            path.truncate(*before);
+            let Some(name) = names.next() else {
+                levels.pop();
+                descent.leave().map_err(fail(&path))?;
+                continue;
+            };
+            let dir = descent.dir(0).map_err(fail(&path))?;
             let stat = rustix::fs::statat(dir, OsStr::from_bytes(&name), AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(fail(path))?;
+                .map_err(fail(&path))?;
             if is_whiteout(&stat) {
-                self.mark(path, &[b".wh.", &name[..]].concat())?;
+                self.mark(&path, &[b".wh.", &name[..]].concat())?;
                 continue;
             }
             if name.starts_with(b".wh.") {
@@ -252,14 +253,25 @@ impl<W: Write> Archive<W> {
                 let reason = "a name that begins with .wh. cannot be in a layer";
                 return Err(Error::Archive { entry: String::from_utf8_lossy(&name).into_owned(), reason });
             }
-            push(path, &name);
-            self.add(path, dir, &name, &stat)?;
+            merged::push_bounded(&mut path, &name)?;
+            self.add(&path, dir, &name, &stat)?;
             if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-                self.layer(&open_below(dir, &name).map_err(fail(path))?, path, depth + 1)?;
+                descent.enter(&name, &[0]).map_err(fail(&path))?;
+                levels.push((self.names(&descent, &path)?, path.len()));
             }
-            path.truncate(before);
         }
         Ok(())
+    }
+
+    /// The names in a directory of a writable layer, in order. That it is opaque is written.
+    fn names(&mut self, descent: &Descent, path: &[u8]) -> Result<std::vec::IntoIter<Vec<u8>>> {
+        let dir = descent.dir(0).map_err(fail(path))?;
+        if !path.is_empty() && is_opaque(dir.as_fd()).map_err(fail(path))? {
+            self.mark(path, b".wh..wh..opq")?;
+        }
+        let mut all = merged::names(dir).map_err(fail(path))?;
+        all.sort_unstable();
+        Ok(all.into_iter())
     }
 
     fn mark(&mut self, dir: &[u8], name: &[u8]) -> Result<()> {
@@ -270,7 +282,7 @@ impl<W: Write> Archive<W> {
         self.writer.put(&item, io::empty()).map_err(write_error)
     }
 
-    fn add(&mut self, path: &[u8], dir: &OwnedFd, name: &[u8], stat: &Stat) -> Result<()> {
+    fn add(&mut self, path: &[u8], dir: &File, name: &[u8], stat: &Stat) -> Result<()> {
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => EntryType::Regular,
             FileType::Directory => EntryType::Directory,
@@ -310,17 +322,17 @@ impl<W: Write> Archive<W> {
                 self.writer.put(&item, io::empty())
             }
             EntryType::Directory => {
-                let fd = open_below(dir, name).map_err(fail(path))?;
+                let fd = descent::open_dir(dir.as_fd(), name).map_err(fail(path))?;
                 attributes = kept(merged::xattrs(fd.as_fd()).map_err(fail(path))?);
                 (item.path, item.xattrs) = (&with_slash, &attributes);
                 self.writer.put(&item, io::empty())
             }
             EntryType::Regular => {
-                file = merged::open_file(dir, name).map_err(fail(path))?;
+                file = descent::open_file(dir.as_fd(), name).map_err(fail(path))?;
                 attributes = kept(merged::xattrs(file.as_fd()).map_err(fail(path))?);
                 item.size = u64::try_from(stat.st_size).unwrap_or(0);
                 item.xattrs = &attributes;
-                self.writer.put(&item, io::BufReader::with_capacity(128 << 10, &file))
+                self.writer.put(&item, io::BufReader::with_capacity(128 << 10, &*file))
             }
             _ => {
                 item.device = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));

@@ -4,6 +4,7 @@
 mod archive;
 mod changes;
 mod compress;
+mod descent;
 mod digest;
 mod error;
 mod fsx;

@@ -2,37 +2,39 @@
 //! descriptor, following nothing.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat};
 use rustix::io::Errno;
 
+use crate::descent::{self, Descent, Opened};
 use crate::error::{Error, Result};
 
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-/// Deeper trees than the extractor makes are an error and no endless recursion.
-pub(crate) const MAX_DEPTH: usize = 1024;
+/// A longer path is of no use to anybody (PATH_MAX); a tree that is deeper has one. In an endless tree this is the
+/// end.
+pub(crate) const MAX_PATH: usize = 4095;
 
-/// A name in a directory of layers, from the topmost layer that has it.
+/// A name in directories of layers, from the topmost layer that has it.
 pub(crate) struct Found {
     pub(crate) stat: Stat,
-    /// The directory that has it.
-    pub(crate) dir: Rc<OwnedFd>,
-    /// For a directory: the directories of that name which show through, the topmost first.
-    pub(crate) shown: Vec<Rc<OwnedFd>>,
+    /// Which of the directories has it.
+    pub(crate) dir: usize,
+    /// For a directory: which of them show through, the topmost first.
+    pub(crate) shown: Vec<usize>,
 }
 
-pub(crate) fn open_root(path: &Path) -> Result<Rc<OwnedFd>> {
-    rustix::fs::open(path, DIRECTORY, Mode::empty()).map(Rc::new).map_err(Error::io("open", path))
+pub(crate) fn open_root(path: &Path) -> Result<Opened> {
+    descent::open_dir(rustix::fs::CWD, path.as_os_str().as_bytes()).map_err(Error::io("open", path))
 }
 
 /// The names of a directory.
-pub(crate) fn names(dir: BorrowedFd<'_>) -> rustix::io::Result<Vec<Vec<u8>>> {
+pub(crate) fn names(dir: &File) -> rustix::io::Result<Vec<Vec<u8>>> {
     // A description of its own: the place in a directory belongs to the description.
     let dir = rustix::fs::openat(dir, ".", DIRECTORY, Mode::empty())?;
     let mut buffer = Vec::with_capacity(16 << 10);
@@ -67,12 +69,8 @@ pub(crate) fn is_opaque(dir: BorrowedFd<'_>) -> rustix::io::Result<bool> {
     Ok(false)
 }
 
-fn look(dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<Stat> {
+fn look(dir: &File, name: &[u8]) -> rustix::io::Result<Stat> {
     rustix::fs::statat(dir, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW)
-}
-
-pub(crate) fn open_below(dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
-    rustix::fs::openat(dir, OsStr::from_bytes(name), DIRECTORY, Mode::empty())
 }
 
 fn fail(path: &[u8]) -> impl FnOnce(Errno) -> Error {
@@ -80,36 +78,41 @@ fn fail(path: &[u8]) -> impl FnOnce(Errno) -> Error {
 }
 
 /// What these directories, the topmost first, show together.
-pub(crate) fn list(dirs: &[Rc<OwnedFd>], path: &[u8]) -> Result<BTreeMap<Vec<u8>, Found>> {
+pub(crate) fn list<'a>(
+    dirs: impl IntoIterator<Item = &'a File>,
+    path: &[u8],
+) -> Result<BTreeMap<Vec<u8>, Found>> {
     // None: hidden by a whiteout, or complete and closed for lower layers.
     let mut all: BTreeMap<Vec<u8>, (Option<Found>, bool)> = BTreeMap::new();
-    for dir in dirs {
-        for name in names(dir.as_fd()).map_err(fail(path))? {
+    let mut dirs = dirs.into_iter().enumerate().peekable();
+    while let Some((i, dir)) = dirs.next() {
+        let lowest = dirs.peek().is_none();
+        for name in names(dir).map_err(fail(path))? {
             let stat = match look(dir, &name) {
                 Err(Errno::NOENT) => continue,
                 other => other.map_err(fail(path))?,
             };
             let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-            let open = || -> Result<(Vec<Rc<OwnedFd>>, bool)> {
-                if !is_dir {
-                    return Ok((Vec::new(), true));
+            let shown = if is_dir { vec![i] } else { Vec::new() };
+            // Opened to look at only: a directory may hold more than can be open.
+            let closed = || -> Result<bool> {
+                if !is_dir || lowest {
+                    return Ok(true);
                 }
-                let below = open_below(dir, &name).map_err(fail(path))?;
-                let closed = is_opaque(below.as_fd()).map_err(fail(path))?;
-                Ok((vec![Rc::new(below)], closed))
+                let below = descent::open_dir(dir.as_fd(), &name).map_err(fail(path))?;
+                is_opaque(below.as_fd()).map_err(fail(path))
             };
             match all.get_mut(&name) {
                 None if is_whiteout(&stat) => {
                     all.insert(name, (None, true));
                 }
                 None => {
-                    let (shown, closed) = open()?;
-                    all.insert(name, (Some(Found { stat, dir: Rc::clone(dir), shown }), closed));
+                    let closed = closed()?;
+                    all.insert(name, (Some(Found { stat, dir: i, shown }), closed));
                 }
-                Some((Some(found), closed @ false)) if is_dir => {
-                    let (more, opaque) = open()?;
-                    found.shown.extend(more);
-                    *closed = opaque;
+                Some((Some(found), is_closed @ false)) if is_dir => {
+                    *is_closed = closed()?;
+                    found.shown.extend(shown);
                 }
                 Some((_, closed)) => *closed = true,
             }
@@ -118,24 +121,36 @@ pub(crate) fn list(dirs: &[Rc<OwnedFd>], path: &[u8]) -> Result<BTreeMap<Vec<u8>
     Ok(all.into_iter().filter_map(|(name, (found, _))| Some((name, found?))).collect())
 }
 
-/// Visits everything that layers show together, parents first, names in order.
-pub(crate) fn walk(
-    dirs: &[Rc<OwnedFd>],
-    path: &mut Vec<u8>,
-    depth: usize,
-    visit: &mut dyn FnMut(&[u8], &Found) -> Result<()>,
-) -> Result<()> {
-    if depth > MAX_DEPTH {
-        return Err(Error::Limit { what: "the depth of a tree", limit: MAX_DEPTH as u64 });
-    }
-    for (name, found) in list(dirs, path)? {
-        let before = path.len();
-        push(path, &name);
-        visit(path, &found)?;
+/// Told a path, what has it, and the directory that it is in.
+pub(crate) type Visit<'a> = &'a mut dyn FnMut(&[u8], &Found, &File) -> Result<()>;
+
+/// Visits everything that layers, the topmost first, show together: parents first, names in order.
+pub(crate) fn walk(roots: impl IntoIterator<Item = Opened>, visit: Visit<'_>) -> Result<()> {
+    let mut path = Vec::new();
+    let mut descent = Descent::new(roots).map_err(fail(&path))?;
+    let mut levels = vec![(list(descent.dirs(), &path)?.into_iter(), 0)];
+    while let Some((names, before)) = levels.last_mut() {
+        path.truncate(*before);
+        let Some((name, found)) = names.next() else {
+            levels.pop();
+            descent.leave().map_err(fail(&path))?;
+            continue;
+        };
+        push_bounded(&mut path, &name)?;
+        visit(&path, &found, descent.dir(found.dir).map_err(fail(&path))?)?;
         if !found.shown.is_empty() {
-            walk(&found.shown, path, depth + 1, visit)?;
+            descent.enter(&name, &found.shown).map_err(fail(&path))?;
+            levels.push((list(descent.dirs(), &path)?.into_iter(), path.len()));
         }
-        path.truncate(before);
+    }
+    Ok(())
+}
+
+/// [`push`] for what becomes an entry of an archive or a line of a list.
+pub(crate) fn push_bounded(path: &mut Vec<u8>, name: &[u8]) -> Result<()> {
+    push(path, name);
+    if path.len() > MAX_PATH {
+        return Err(Error::Limit { what: "the length of a path", limit: MAX_PATH as u64 });
     }
     Ok(())
 }
@@ -173,69 +188,78 @@ pub(crate) fn xattrs(fd: BorrowedFd<'_>) -> rustix::io::Result<BTreeMap<Vec<u8>,
 
 /// The first path in which two trees differ: names, kinds, modes, owners, times, links, attributes, content.
 pub(crate) fn difference(one: &Path, two: &Path) -> Result<Option<PathBuf>> {
-    compare(&*open_root(one)?, &*open_root(two)?, &mut Vec::new(), 0)
-        .map(|found| found.map(|p| PathBuf::from(OsStr::from_bytes(&p))))
-}
-
-fn compare(one: &OwnedFd, two: &OwnedFd, path: &mut Vec<u8>, depth: usize) -> Result<Option<Vec<u8>>> {
-    if depth > MAX_DEPTH {
-        return Err(Error::Limit { what: "the depth of a tree", limit: MAX_DEPTH as u64 });
-    }
-    let sorted = |dir: &OwnedFd| -> Result<Vec<Vec<u8>>> {
-        let mut all = names(dir.as_fd()).map_err(fail(path))?;
-        all.sort_unstable();
-        Ok(all)
-    };
-    let (left, right) = (sorted(one)?, sorted(two)?);
-    if left != right || xattrs(one.as_fd()).map_err(fail(path))? != xattrs(two.as_fd()).map_err(fail(path))? {
-        return Ok(Some(path.clone()));
-    }
-    for name in left {
-        let before = path.len();
-        push(path, &name);
-        let (a, b) = (look(one, &name).map_err(fail(path))?, look(two, &name).map_err(fail(path))?);
-        let facts = |s: &Stat| {
-            let size = if FileType::from_raw_mode(s.st_mode) == FileType::Directory { 0 } else { s.st_size };
-            // A whiteout is a mark and has no time that means anything.
-            let time = if is_whiteout(s) { (0, 0) } else { (s.st_mtime, s.st_mtime_nsec) };
-            (s.st_mode, s.st_uid, s.st_gid, size, time, s.st_rdev)
+    let roots = [open_root(one)?, open_root(two)?];
+    let mut path = Vec::new();
+    let mut descent = Descent::new(roots).map_err(fail(&path))?;
+    let found = |path: Vec<u8>| Ok(Some(PathBuf::from(OsString::from_vec(path))));
+    let Some(names) = same_names(&descent, &path)? else { return found(path) };
+    let mut levels = vec![(names.into_iter(), 0)];
+    while let Some((names, before)) = levels.last_mut() {
+        path.truncate(*before);
+        let Some(name) = names.next() else {
+            levels.pop();
+            descent.leave().map_err(fail(&path))?;
+            continue;
         };
-        let same = facts(&a) == facts(&b)
-            && match FileType::from_raw_mode(a.st_mode) {
-                FileType::Directory => {
-                    let open = |dir| open_below(dir, &name).map_err(fail(path));
-                    let (a, b) = (open(one)?, open(two)?);
-                    if let Some(found) = compare(&a, &b, path, depth + 1)? {
-                        return Ok(Some(found));
-                    }
-                    true
-                }
-                FileType::RegularFile => same_file(one, two, &name).map_err(Error::io("read", ""))?,
-                FileType::Symlink => {
-                    let target = |dir| rustix::fs::readlinkat(dir, OsStr::from_bytes(&name), Vec::new());
-                    target(one).map_err(fail(path))? == target(two).map_err(fail(path))?
-                }
-                _ => true,
-            };
-        if !same {
-            return Ok(Some(path.clone()));
+        push(&mut path, &name);
+        let (one, two) = (descent.dir(0).map_err(fail(&path))?, descent.dir(1).map_err(fail(&path))?);
+        match same_entry(one, two, &name, &path)? {
+            None => return found(path),
+            Some(FileType::Directory) => {
+                descent.enter(&name, &[0, 1]).map_err(fail(&path))?;
+                let Some(names) = same_names(&descent, &path)? else { return found(path) };
+                levels.push((names.into_iter(), path.len()));
+            }
+            Some(_) => {}
         }
-        path.truncate(before);
     }
     Ok(None)
 }
 
-pub(crate) fn open_file(dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<std::fs::File> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    rustix::fs::openat(dir, OsStr::from_bytes(name), flags, Mode::empty()).map(Into::into)
+/// The names in two directories, in order, if they and the attributes of the directories are the same.
+fn same_names(descent: &Descent, path: &[u8]) -> Result<Option<Vec<Vec<u8>>>> {
+    let of = |i: usize| -> rustix::io::Result<_> {
+        let dir = descent.dir(i)?;
+        let mut all = names(dir)?;
+        all.sort_unstable();
+        Ok((all, xattrs(dir.as_fd())?))
+    };
+    let (one, two) = (of(0).map_err(fail(path))?, of(1).map_err(fail(path))?);
+    Ok((one == two).then_some(one.0))
 }
 
-fn same_file(one: &OwnedFd, two: &OwnedFd, name: &[u8]) -> std::io::Result<bool> {
+/// The kind of an entry that is the same in both; of directories only what they are, and not what they hold.
+fn same_entry(one: &File, two: &File, name: &[u8], path: &[u8]) -> Result<Option<FileType>> {
+    let (a, b) = (look(one, name).map_err(fail(path))?, look(two, name).map_err(fail(path))?);
+    let facts = |s: &Stat| {
+        let size = if FileType::from_raw_mode(s.st_mode) == FileType::Directory { 0 } else { s.st_size };
+        // A whiteout is a mark and has no time that means anything.
+        let time = if is_whiteout(s) { (0, 0) } else { (s.st_mtime, s.st_mtime_nsec) };
+        (s.st_mode, s.st_uid, s.st_gid, size, time, s.st_rdev)
+    };
+    let kind = FileType::from_raw_mode(a.st_mode);
+    let same = facts(&a) == facts(&b)
+        && match kind {
+            FileType::RegularFile => {
+                let path = || PathBuf::from(OsStr::from_bytes(path));
+                same_file(one, two, name).map_err(|e| Error::io("read", path())(e))?
+            }
+            FileType::Symlink => {
+                let target = |dir| rustix::fs::readlinkat(dir, OsStr::from_bytes(name), Vec::new());
+                target(one).map_err(fail(path))? == target(two).map_err(fail(path))?
+            }
+            _ => true,
+        };
+    Ok(same.then_some(kind))
+}
+
+fn same_file(one: &File, two: &File, name: &[u8]) -> std::io::Result<bool> {
     use std::io::Read;
-    let (mut a, mut b) = (open_file(one, name)?, open_file(two, name)?);
-    if xattrs(a.as_fd())? != xattrs(b.as_fd())? {
+    let (one, two) = (descent::open_file(one.as_fd(), name)?, descent::open_file(two.as_fd(), name)?);
+    if xattrs(one.as_fd())? != xattrs(two.as_fd())? {
         return Ok(false);
     }
+    let (mut a, mut b): (&File, &File) = (&one, &two);
     let (mut x, mut y) = (vec![0u8; 64 << 10], vec![0u8; 64 << 10]);
     loop {
         let n = a.read(&mut x)?;

@@ -145,7 +145,10 @@ impl Extractor {
         for (key, value) in &e.xattrs {
             self.set_xattr(&fd, key, value, e)?;
         }
-        self.held.insert(e.path.clone(), Held { fd, mode: Some(e.mode), times: times(e) });
+        // The root of a layer is renamed when it is published, which takes the right to change it. It is nobody's
+        // "/": that is the container's own.
+        let wide = if e.path.is_empty() && !self.policy.owners { 0o700 } else { 0 };
+        self.held.insert(e.path.clone(), Held { fd, mode: Some(e.mode | wide), times: times(e) });
         Ok(())
     }
 

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 
 use super::Store;
+use crate::descent::{Descent, Opened};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::image::parse_manifest;
@@ -148,7 +148,7 @@ impl Store {
             other => other?,
         };
         let mut sum = Sum::default();
-        sum.add(&root, 0).map_err(|e| Error::io("measure", &path)(e))?;
+        sum.add(root).map_err(|e| Error::io("measure", &path)(e))?;
         Ok((sum.bytes, sum.entries))
     }
 }
@@ -162,16 +162,21 @@ struct Sum {
 }
 
 impl Sum {
-    /// By descriptors, as a container may exchange its directories meanwhile. What lies deeper than any
-    /// image may be is not counted: a container can make trees that take all our descriptors.
-    fn add(&mut self, dir: &OwnedFd, depth: usize) -> Result<(), Errno> {
-        let names = match merged::names(dir.as_fd()) {
-            // It was removed after it was opened.
-            Err(Errno::NOENT) => return Ok(()),
-            other => other?,
-        };
-        for name in names {
-            let stat = match rustix::fs::statat(dir, OsStr::from_bytes(&name), AtFlags::SYMLINK_NOFOLLOW) {
+    /// By descriptors, as a container may exchange its directories meanwhile.
+    fn add(&mut self, root: Opened) -> Result<(), Errno> {
+        let mut descent = Descent::new([root])?;
+        let mut levels = vec![names_of(&descent)?];
+        while let Some(names) = levels.last_mut() {
+            let Some(name) = names.next() else {
+                levels.pop();
+                descent.leave()?;
+                continue;
+            };
+            let stat = match rustix::fs::statat(
+                descent.dir(0)?,
+                OsStr::from_bytes(&name),
+                AtFlags::SYMLINK_NOFOLLOW,
+            ) {
                 Err(Errno::NOENT) => continue,
                 other => other?,
             };
@@ -181,13 +186,24 @@ impl Sum {
             }
             self.entries += 1;
             self.bytes += stat.st_blocks.unsigned_abs() * 512;
-            if directory && depth < merged::MAX_DEPTH {
-                match merged::open_below(dir, &name) {
+            if directory {
+                match descent.enter(&name, &[0]) {
                     Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
-                    other => self.add(&other?, depth + 1)?,
+                    other => {
+                        other?;
+                        levels.push(names_of(&descent)?);
+                    }
                 }
             }
         }
         Ok(())
+    }
+}
+
+fn names_of(descent: &Descent) -> Result<std::vec::IntoIter<Vec<u8>>, Errno> {
+    match merged::names(descent.dir(0)?) {
+        // It was removed after it was opened.
+        Err(Errno::NOENT) => Ok(Vec::new().into_iter()),
+        other => Ok(other?.into_iter()),
     }
 }
