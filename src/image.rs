@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use boxship_layers::oci_spec::image::{History, ImageConfiguration};
-use boxship_layers::{HostImage, ImageOptions, LoadOptions, Progress, Store};
+use boxship_layers::{HostImage, ImageOptions, LoadOptions, Progress};
 use tokio::sync::mpsc;
 
 use crate::blocking;
@@ -150,11 +150,30 @@ impl Image {
 
     /// Writes it to a new file, as [`ImageApi::save`].
     pub fn save(&self, archive: impl AsRef<Path>) -> Transfer<()> {
-        let name = self.inner.name().map_or_else(|| self.digest(), str::to_owned);
-        save(self.inner.store().clone(), vec![name], archive.as_ref().to_owned())
+        let (store, names, path) = (self.inner.store().clone(), self.names(), archive.as_ref().to_owned());
+        Transfer::new(move |observe| Ok(store.save_file(&names, &path, observe)?))
     }
 
-    /// The images of an archive or directory, as [`ImageApi::load`].
+    /// Writes it to a directory, as [`ImageApi::save_directory`].
+    ///
+    /// ```no_run
+    /// # async fn f() -> Result<(), boxship::Error> {
+    /// let image = boxship::Image::get("tools:1").await?;
+    /// image.save_directory("/srv/layout").await?;
+    /// let again = boxship::Image::load("/srv/layout").await?;
+    /// assert_eq!(again[0].digest(), image.digest());
+    /// # Ok(()) }
+    /// ```
+    pub fn save_directory(&self, dir: impl AsRef<Path>) -> Transfer<()> {
+        let (store, names, dir) = (self.inner.store().clone(), self.names(), dir.as_ref().to_owned());
+        Transfer::new(move |observe| Ok(store.save_directory(&names, &dir, observe)?))
+    }
+
+    fn names(&self) -> Vec<String> {
+        vec![self.inner.name().map_or_else(|| self.digest(), str::to_owned)]
+    }
+
+    /// The images of an archive, or of a directory that holds an OCI layout, as [`ImageApi::load`].
     pub fn load(archive: impl AsRef<Path>) -> Transfer<Vec<Image>> {
         ImageApi::new(None).load(archive)
     }
@@ -200,27 +219,6 @@ impl Image {
 #[derive(Clone, Debug)]
 pub struct ImageApi {
     engine: Option<Engine>,
-}
-
-fn save(store: Store, names: Vec<String>, path: PathBuf) -> Transfer<()> {
-    Transfer::new(move |observe| save_blocking(&store, &names, &path, observe))
-}
-
-fn save_blocking(
-    store: &Store,
-    names: &[String],
-    path: &Path,
-    observe: &mut dyn FnMut(Progress) -> bool,
-) -> Result<()> {
-    let fail = |e| Error::io(&format!("write the archive {path:?}"), e);
-    let file = std::fs::File::create_new(path).map_err(fail)?;
-    let written = store
-        .save(names, std::io::BufWriter::with_capacity(1 << 20, &file), observe)
-        .map_err(Error::from)
-        .and_then(|()| file.sync_all().map_err(fail));
-    written.inspect_err(|_| {
-        let _ = std::fs::remove_file(path);
-    })
 }
 
 enum Source {
@@ -284,8 +282,8 @@ impl ImageApi {
         })
     }
 
-    /// Writes images to a new tar file that Docker, Podman, skopeo and [`load`](ImageApi::load) read. An
-    /// interrupted one leaves no file.
+    /// Writes images to a new tar file that Docker, Podman, skopeo and [`load`](ImageApi::load) read. The file
+    /// appears when it is whole and on the disk; an interrupted one leaves none.
     ///
     /// # Errors
     /// [`ErrorKind::AlreadyExists`](crate::ErrorKind) for a file that is there,
@@ -298,8 +296,26 @@ impl ImageApi {
         let names: Vec<String> = images.into_iter().map(Into::into).collect();
         let (api, path) = (self.clone(), archive.as_ref().to_owned());
         Transfer::new(move |observe| {
-            let engine = api.blocking_engine()?;
-            save_blocking(engine.runtime().store(), &names, &path, observe)
+            Ok(api.blocking_engine()?.runtime().store().save_file(&names, &path, observe)?)
+        })
+    }
+
+    /// Writes images as an OCI layout to a directory that is new or empty, which skopeo, Podman, umoci and
+    /// [`load`](ImageApi::load) read. A new one appears when it is whole and on the disk; one that was there is
+    /// empty again when it is interrupted.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`](crate::ErrorKind) for a directory that holds something,
+    /// [`NotFound`](crate::ErrorKind) for an image that is not there.
+    pub fn save_directory<I: IntoIterator<Item = S>, S: Into<String>>(
+        &self,
+        images: I,
+        dir: impl AsRef<Path>,
+    ) -> Transfer<()> {
+        let names: Vec<String> = images.into_iter().map(Into::into).collect();
+        let (api, dir) = (self.clone(), dir.as_ref().to_owned());
+        Transfer::new(move |observe| {
+            Ok(api.blocking_engine()?.runtime().store().save_directory(&names, &dir, observe)?)
         })
     }
 

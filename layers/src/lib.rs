@@ -15,6 +15,7 @@ mod host;
 mod image;
 mod interchange;
 mod merged;
+mod output;
 mod snapshot;
 mod store;
 mod tree;
@@ -26,6 +27,7 @@ pub use host::HostImage;
 pub use image::{Document, Image, ImageInfo, ImageOptions};
 pub use interchange::{LoadOptions, Platform};
 pub use oci_spec;
+pub use output::NewFile;
 pub use snapshot::{Base, Snapshot};
 pub use store::{
     AddedLayer, Addition, Check, Collected, Defect, DiskUsage, Durability, Expected, ImageUsage, LayerLock,

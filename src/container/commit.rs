@@ -4,11 +4,12 @@ use std::future::IntoFuture;
 use std::path::Path;
 use std::time::SystemTime;
 
+use boxship_layers::NewFile;
 use boxship_runtime::CommitOptions;
 
 use super::{Container, Pending};
 use crate::blocking;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::image::Image;
 
 pub use boxship_runtime::{Change, ChangeKind};
@@ -26,8 +27,8 @@ impl Container {
     }
 
     /// Writes its whole tree to a new tar file, with the owners that it sees itself and without what is
-    /// mounted in it. A running container stands still meanwhile, where the host has cgroups. Of an
-    /// interrupted export no file stays.
+    /// mounted in it. A running container stands still meanwhile, where the host has cgroups. The file appears
+    /// when it is whole and on the disk; an interrupted export leaves none.
     ///
     /// # Errors
     /// [`ErrorKind::AlreadyExists`](crate::ErrorKind) for a file that is there, and as
@@ -38,16 +39,9 @@ impl Container {
     pub async fn export(&self, archive: impl AsRef<Path>) -> Result<()> {
         let (container, path) = (self.inner.clone(), archive.as_ref().to_owned());
         blocking::run(move || {
-            let fail = |e| Error::io(&format!("write the archive {path:?}"), e);
-            let file = std::fs::File::create_new(&path).map_err(fail)?;
-            let mut out = std::io::BufWriter::with_capacity(1 << 20, &file);
-            let written = container
-                .export(&mut out)
-                .map_err(Error::from)
-                .and_then(|()| std::io::Write::flush(&mut out).and_then(|()| file.sync_all()).map_err(fail));
-            written.inspect_err(|_| {
-                let _ = std::fs::remove_file(&path);
-            })
+            let mut file = NewFile::create(&path)?;
+            container.export(&mut file)?;
+            Ok(file.publish()?)
         })
         .await
     }

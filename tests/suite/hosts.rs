@@ -115,6 +115,11 @@ pub fn play(role: &str, args: &[String]) {
             let c = sh(&e, "cat /proc/self/mountinfo").profile(boxship::Profile::Compat);
             print!("{}", crate::text(c.output().await.expect("runs")));
         }),
+        "saver" => multi(async move {
+            let e = Engine::open(&root).await.expect("opens");
+            e.image().save(["tools:1"], &args[1]).await.expect("saved");
+            e.image().save_directory(["tools:1"], &args[2]).await.expect("saved");
+        }),
         _ => host(role, &root),
     }
 }

@@ -184,9 +184,14 @@ async fn save_load() {
     assert!(gz.success());
     let three = Engine::open(root.0.join("three")).await.expect("an engine");
     three.image().load(root.0.join("images.tar.gz")).await.expect("loads");
-    let store = boxship_layers::Store::open(root.0.join("three")).expect("the same store");
     let dir = root.0.join("layout");
-    store.save_directory(&["layered:2".into()], &dir, &mut |_| true).expect("saved");
+    let three_image = three.image().get("layered:2").await.expect("there");
+    three_image.save_directory(&dir).await.expect("saved");
+    let again = three.image().save_directory(["layered:2"], &dir).await;
+    assert_eq!(kind(again), ErrorKind::InvalidInput, "it is not empty");
+    let missing = three.image().save_directory(["nothing:1"], root.0.join("none")).await;
+    assert_eq!(kind(missing), ErrorKind::NotFound);
+    assert!(!root.0.join("none").exists(), "a failed save leaves no directory");
     let four = Engine::open(root.0.join("four")).await.expect("an engine");
     assert_eq!(four.image().load(&dir).await.expect("loads")[0].digest(), image.digest());
 }

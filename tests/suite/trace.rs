@@ -10,6 +10,7 @@ use crate::{Root, own_engine, test};
 pub fn tests() -> Vec<Trial> {
     vec![
         test("system_calls_of_an_ephemeral_start", &[NeedRoot, UserNamespaces, Strace], calls),
+        test("a_saved_file_and_its_name_are_synced", &[Strace], synced),
         test("code_after_clone_has_no_allocator", &[], sources),
     ]
 }
@@ -60,6 +61,46 @@ async fn calls() {
         assert!(fork.contains("CLONE_VM"), "{fork}");
     }
     no_allocation(&lines);
+}
+
+/// Red before: the name was never synced, nor were the directories of a layout.
+async fn synced() {
+    let root = Root::new("synced");
+    drop(own_engine(&root.0.join("store")).await);
+    let (log, out) = (root.0.join("strace"), root.0.join("out"));
+    std::fs::create_dir(&out).expect("made");
+    let status = Command::new("strace")
+        .args(["-f", "-y", "-e", "trace=fsync,linkat,renameat2", "-o"])
+        .arg(&log)
+        .arg(std::env::current_exe().expect("this program"))
+        .arg("--as=saver")
+        .args([&root.0.join("store"), &out.join("file.tar"), &out.join("layout")])
+        .status()
+        .expect("strace");
+    assert!(status.success());
+    let text = String::from_utf8_lossy(&std::fs::read(&log).expect("a trace")).into_owned();
+    let mut lines = text.lines().filter(|l| l.contains(&*out.to_string_lossy())).peekable();
+    let mut expect = |call: &str, what: &str| {
+        let next = lines.next().unwrap_or_default();
+        assert!(
+            next.contains(call) && next.contains(what) && next.ends_with("= 0"),
+            "{call} {what}: {next}\n{text}"
+        );
+    };
+    let out = out.to_string_lossy();
+    expect("fsync(", &format!("{out}/#"));
+    expect("linkat(", "\"file.tar\"");
+    expect("fsync(", &format!("{out}>"));
+    // Documents and layers, then what holds them.
+    let blobs = std::fs::read_dir(root.0.join("out/layout/blobs/sha256")).expect("there").count();
+    for _ in 0..blobs + 2 {
+        expect("fsync(", &format!("{out}/.boxship."));
+    }
+    for directory in ["/blobs/sha256>", "/blobs>", ">"] {
+        expect("fsync(", directory);
+    }
+    expect("renameat2(", "\"layout\"");
+    expect("fsync(", &format!("{out}>"));
 }
 
 /// Between the helper's execve and the payload's, the helper and its children map the plan and

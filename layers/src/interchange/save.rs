@@ -14,6 +14,7 @@ use crate::archive::write::{Item, Writer};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::image::{descriptor, descriptors, parse_manifest};
+use crate::output::{NewDirectory, NewFile};
 use crate::store::{Progress, Store};
 
 const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
@@ -30,11 +31,9 @@ impl<W: Write> Sink for Writer<W> {
     }
 }
 
-struct Directory<'a>(&'a Path);
-
-impl Sink for Directory<'_> {
+impl Sink for NewDirectory {
     fn put(&mut self, name: &str, _: u64, data: &mut dyn Read) -> io::Result<()> {
-        let mut file = File::create_new(self.0.join(name))?;
+        let mut file = self.file(name)?;
         io::copy(data, &mut file)?;
         file.sync_all()
     }
@@ -57,7 +56,24 @@ impl Store {
         writer.finish().and_then(|mut out| out.flush()).map_err(Error::io("write", "the archive"))
     }
 
-    /// Writes images as an OCI layout into a new or empty directory, whose parent exists.
+    /// [`save`](Store::save) to a new file, which is on the disk, with its name, when this returns. There is none
+    /// before, and none after an error.
+    ///
+    /// # Errors
+    /// As [`save`](Store::save); [`Error::Io`] with `AlreadyExists` for a file that is there.
+    pub fn save_file(
+        &self,
+        names: &[String],
+        path: &Path,
+        observe: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<()> {
+        let mut file = NewFile::create(path)?;
+        self.save(names, &mut file, observe)?;
+        file.publish()
+    }
+
+    /// Writes images as an OCI layout into a new or empty directory, whose parent exists. It is on the disk, with
+    /// its name, when this returns. A new one is not there before, and after an error it is as it was.
     ///
     /// # Errors
     /// As [`save`](Store::save), and [`Error::Invalid`] for a directory that holds something.
@@ -67,17 +83,11 @@ impl Store {
         dir: &Path,
         observe: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<()> {
-        match std::fs::create_dir(dir) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                let mut entries = std::fs::read_dir(dir).map_err(Error::io("read", dir))?;
-                if entries.next().is_some() {
-                    return Err(Error::invalid("directory", format!("{dir:?} is not empty")));
-                }
-            }
-            other => other.map_err(Error::io("make", dir))?,
-        }
-        std::fs::create_dir_all(dir.join("blobs/sha256")).map_err(Error::io("make", dir))?;
-        self.save_to(names, &mut Directory(dir), false, observe)
+        let mut layout = NewDirectory::create(dir)?;
+        layout.make("blobs")?;
+        layout.make("blobs/sha256")?;
+        self.save_to(names, &mut layout, false, observe)?;
+        layout.publish(&["blobs/sha256", "blobs"])
     }
 
     fn save_to(
