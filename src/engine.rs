@@ -9,7 +9,7 @@ use boxship_runtime::Runtime;
 use crate::blocking;
 use crate::container::{Container, ContainerBuilder, ListContainers};
 use crate::error::{Error, Result};
-use crate::image::ImageApi;
+use crate::image::{ImageApi, Transfer};
 
 /// An engine: images and containers below one directory. Several engines, and several processes
 /// with the same one, may be used at once. Cheap to clone; dropping it changes nothing.
@@ -114,10 +114,10 @@ impl Engine {
     /// needs, and nothing is removed.
     ///
     /// # Cancel safety
-    /// The collection goes on.
-    pub async fn gc(&self, dry_run: bool) -> Result<Collected> {
+    /// What was removed stays removed; the rest is removed by the next.
+    pub fn gc(&self, dry_run: bool) -> Transfer<Collected> {
         let runtime = self.runtime.clone();
-        blocking::run(move || Ok(runtime.store().gc(dry_run)?)).await
+        Transfer::new(move |observe| Ok(runtime.store().gc_with(dry_run, observe)?))
     }
 
     /// What takes space: images with what they share, layers, and the writable layers of containers.
@@ -139,10 +139,10 @@ impl Engine {
     /// [`ErrorKind::Io`](crate::ErrorKind) when the store cannot be read.
     ///
     /// # Cancel safety
-    /// The check goes on.
-    pub async fn fsck(&self, depth: Check, repair: bool) -> Result<Vec<Defect>> {
+    /// What was repaired stays repaired.
+    pub fn fsck(&self, depth: Check, repair: bool) -> Transfer<Vec<Defect>> {
         let runtime = self.runtime.clone();
-        blocking::run(move || Ok(runtime.store().fsck(depth, repair)?)).await
+        Transfer::new(move |observe| Ok(runtime.store().fsck_with(depth, repair, observe)?))
     }
 
     /// Removes what dead processes left behind; opening an engine does so, too.

@@ -60,9 +60,9 @@ pub enum ImportEvent {
         /// Files in the image so far.
         files: u64,
     },
-    /// Bytes written so far.
+    /// Unpacked so far; told of within large files, too.
     Unpacked {
-        /// Bytes of files.
+        /// Bytes of the plain archive.
         bytes: u64,
     },
     /// Everything is written, and is being made durable.
@@ -363,7 +363,7 @@ impl ImageApi {
 /// An image to be made. Await it, or follow it with [`events`](Import::events).
 ///
 /// # Cancel safety
-/// Dropping the future cancels the import at its next entry; nothing of it stays.
+/// Dropping the future cancels the import within the next mebibyte; nothing of it stays.
 #[must_use = "an import does nothing until it is awaited"]
 pub struct Import {
     engine: Option<Engine>,

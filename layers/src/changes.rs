@@ -18,7 +18,8 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::image::{Image, ImageOptions};
 use crate::merged::{self, is_opaque, is_whiteout, push};
-use crate::store::{Expected, Publish, Store};
+use crate::store::{Expected, Progress, Publish, Store};
+use crate::watch::Watch;
 
 /// How a path changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -86,7 +87,7 @@ fn fail(path: &[u8]) -> impl FnOnce(rustix::io::Errno) -> Error {
 }
 
 fn write_error(e: io::Error) -> Error {
-    Error::io("write", "the archive")(e)
+    Error::io_or_own("write", "the archive")(e)
 }
 
 impl Store {
@@ -118,7 +119,22 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Io`].
     pub fn export(&self, id: &str, layers: &[Digest], owners: Owners, out: impl Write) -> Result<()> {
-        let mut archive = Archive::new(out, owners, None);
+        self.export_with(id, layers, owners, out, &mut |_| true)
+    }
+
+    /// [`export`](Store::export) with progress: bytes of files.
+    ///
+    /// # Errors
+    /// As [`export`](Store::export), and [`Error::Cancelled`] when `observe` answers false.
+    pub fn export_with(
+        &self,
+        id: &str,
+        layers: &[Digest],
+        owners: Owners,
+        out: impl Write,
+        observe: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<()> {
+        let mut archive = Archive::new(out, owners, None, Watch::new(observe));
         merged::walk(self.stack(id, layers)?, &mut |path, found, dir| {
             archive.add(path, dir, name_of(path), &found.stat)
         })?;
@@ -138,17 +154,37 @@ impl Store {
         options: &CommitOptions,
         name: Option<&str>,
     ) -> Result<Image> {
+        self.commit_with(id, base, owners, options, name, &mut |_| true)
+    }
+
+    /// [`commit`](Store::commit) with progress: bytes of changed files as they are read, and then as the layer is
+    /// unpacked. Cancelled, nothing of it is visible.
+    ///
+    /// # Errors
+    /// As [`commit`](Store::commit), and [`Error::Cancelled`] when `observe` answers false.
+    pub fn commit_with(
+        &self,
+        id: &str,
+        base: &Image,
+        owners: Owners,
+        options: &CommitOptions,
+        name: Option<&str>,
+        observe: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Image> {
         let name = name.map(crate::image::normalise).transpose()?;
         let add = self.begin(Publish::Together)?;
         let upper = self.upper(id)?;
+        let mut watch = Watch::new(observe);
+        let mut part = watch.part();
         let (_guard, archive) = self.scratch_archive(|out| {
             // No name and no time in the header: the same layer is the same bytes.
             let gzip = GzBuilder::new().mtime(0).write(out, Level::new(6));
-            let mut archive = Archive::new(gzip, owners, options.created);
+            let mut archive = Archive::new(gzip, owners, options.created, Watch::new(&mut part));
             archive.layer(upper)?;
             archive.writer.finish().and_then(|gzip| gzip.finish()).map(drop).map_err(write_error)
         })?;
-        let layer = add.layer(archive, Expected::default(), &mut |_| true)?;
+        drop(part);
+        let layer = add.layer(archive, Expected::default(), &mut watch.part())?;
         let (config, manifest) = base.with_layer(&layer, options)?;
         add.document(&config)?;
         add.finish(&manifest, name.as_deref())
@@ -215,8 +251,9 @@ fn level_of(descent: &Descent, path: &[u8], changes: &mut Vec<Change>) -> Result
     Ok((all.into_iter(), below))
 }
 
-struct Archive<W: Write> {
+struct Archive<'a, W: Write> {
     writer: Writer<W>,
+    watch: Watch<'a>,
     owners: Owners,
     /// The latest time that an entry may have.
     latest: Option<u64>,
@@ -224,9 +261,9 @@ struct Archive<W: Write> {
     linked: HashMap<(u64, u64), Vec<u8>>,
 }
 
-impl<W: Write> Archive<W> {
-    fn new(out: W, owners: Owners, latest: Option<u64>) -> Archive<W> {
-        Archive { writer: Writer::new(out), owners, latest, linked: HashMap::new() }
+impl<'a, W: Write> Archive<'a, W> {
+    fn new(out: W, owners: Owners, latest: Option<u64>, watch: Watch<'a>) -> Archive<'a, W> {
+        Archive { writer: Writer::new(out), watch, owners, latest, linked: HashMap::new() }
     }
 
     /// A writable layer in the form of an image's: whiteouts are files of their own.
@@ -283,6 +320,7 @@ impl<W: Write> Archive<W> {
     }
 
     fn add(&mut self, path: &[u8], dir: &File, name: &[u8], stat: &Stat) -> Result<()> {
+        self.watch.entry()?;
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => EntryType::Regular,
             FileType::Directory => EntryType::Directory,
@@ -332,7 +370,8 @@ impl<W: Write> Archive<W> {
                 attributes = kept(merged::xattrs(file.as_fd()).map_err(fail(path))?);
                 item.size = u64::try_from(stat.st_size).unwrap_or(0);
                 item.xattrs = &attributes;
-                self.writer.put(&item, io::BufReader::with_capacity(128 << 10, &*file))
+                let data = self.watch.reader(io::BufReader::with_capacity(128 << 10, &*file));
+                self.writer.put(&item, data)
             }
             _ => {
                 item.device = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));

@@ -121,6 +121,17 @@ impl Error {
         Error::Invalid { what, reason: reason.into() }
     }
 
+    /// [`io`](Error::io), but for an error of ours that had to travel as one of `std::io`.
+    pub(crate) fn io_or_own(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Error {
+        move |e| match e.downcast::<Error>() {
+            Ok(own) => own,
+            Err(source) => Error::Io { operation, path: path.into(), source },
+        }
+    }
+
     pub(crate) fn io<E: Into<io::Error>>(
         operation: &'static str,
         path: impl Into<PathBuf>,

@@ -19,6 +19,7 @@ mod output;
 mod snapshot;
 mod store;
 mod tree;
+mod watch;
 
 pub use changes::{Change, ChangeKind, CommitOptions, Owners};
 pub use digest::Digest;

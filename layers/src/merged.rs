@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use crate::descent::{self, Descent, Opened};
 use crate::error::{Error, Result};
+use crate::watch::Watch;
 
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -187,7 +188,7 @@ pub(crate) fn xattrs(fd: BorrowedFd<'_>) -> rustix::io::Result<BTreeMap<Vec<u8>,
 }
 
 /// The first path in which two trees differ: names, kinds, modes, owners, times, links, attributes, content.
-pub(crate) fn difference(one: &Path, two: &Path) -> Result<Option<PathBuf>> {
+pub(crate) fn difference(one: &Path, two: &Path, watch: &mut Watch<'_>) -> Result<Option<PathBuf>> {
     let roots = [open_root(one)?, open_root(two)?];
     let mut path = Vec::new();
     let mut descent = Descent::new(roots).map_err(fail(&path))?;
@@ -203,7 +204,8 @@ pub(crate) fn difference(one: &Path, two: &Path) -> Result<Option<PathBuf>> {
         };
         push(&mut path, &name);
         let (one, two) = (descent.dir(0).map_err(fail(&path))?, descent.dir(1).map_err(fail(&path))?);
-        match same_entry(one, two, &name, &path)? {
+        watch.entry()?;
+        match same_entry(one, two, &name, &path, watch)? {
             None => return found(path),
             Some(FileType::Directory) => {
                 descent.enter(&name, &[0, 1]).map_err(fail(&path))?;
@@ -229,7 +231,13 @@ fn same_names(descent: &Descent, path: &[u8]) -> Result<Option<Vec<Vec<u8>>>> {
 }
 
 /// The kind of an entry that is the same in both; of directories only what they are, and not what they hold.
-fn same_entry(one: &File, two: &File, name: &[u8], path: &[u8]) -> Result<Option<FileType>> {
+fn same_entry(
+    one: &File,
+    two: &File,
+    name: &[u8],
+    path: &[u8],
+    watch: &mut Watch<'_>,
+) -> Result<Option<FileType>> {
     let (a, b) = (look(one, name).map_err(fail(path))?, look(two, name).map_err(fail(path))?);
     let facts = |s: &Stat| {
         let size = if FileType::from_raw_mode(s.st_mode) == FileType::Directory { 0 } else { s.st_size };
@@ -242,7 +250,7 @@ fn same_entry(one: &File, two: &File, name: &[u8], path: &[u8]) -> Result<Option
         && match kind {
             FileType::RegularFile => {
                 let path = || PathBuf::from(OsStr::from_bytes(path));
-                same_file(one, two, name).map_err(|e| Error::io("read", path())(e))?
+                same_file(one, two, name, watch).map_err(Error::io_or_own("read", path()))?
             }
             FileType::Symlink => {
                 let target = |dir| rustix::fs::readlinkat(dir, OsStr::from_bytes(name), Vec::new());
@@ -253,13 +261,13 @@ fn same_entry(one: &File, two: &File, name: &[u8], path: &[u8]) -> Result<Option
     Ok(same.then_some(kind))
 }
 
-fn same_file(one: &File, two: &File, name: &[u8]) -> std::io::Result<bool> {
+fn same_file(one: &File, two: &File, name: &[u8], watch: &mut Watch<'_>) -> std::io::Result<bool> {
     use std::io::Read;
     let (one, two) = (descent::open_file(one.as_fd(), name)?, descent::open_file(two.as_fd(), name)?);
     if xattrs(one.as_fd())? != xattrs(two.as_fd())? {
         return Ok(false);
     }
-    let (mut a, mut b): (&File, &File) = (&one, &two);
+    let (mut a, mut b) = (watch.reader(&*one), &*two);
     let (mut x, mut y) = (vec![0u8; 64 << 10], vec![0u8; 64 << 10]);
     loop {
         let n = a.read(&mut x)?;

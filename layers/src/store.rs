@@ -61,7 +61,7 @@ pub enum Durability {
     Relaxed,
 }
 
-/// Progress of an import.
+/// How far something is. It is told of within large files, too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Progress {
@@ -72,10 +72,17 @@ pub enum Progress {
         /// Files in the image so far.
         files: u64,
     },
-    /// Bytes of the archive read so far.
+    /// Bytes that have been dealt with so far: of an archive, plain; of blobs and files that are compared.
     Read {
-        /// Bytes, as stored (compressed).
+        /// Bytes.
         bytes: u64,
+    },
+    /// Blobs and layers that have been dealt with, by [`Store::gc_with`] and [`Store::fsck_with`].
+    Parts {
+        /// So many.
+        done: u64,
+        /// Of so many.
+        of: u64,
     },
     /// Everything is written; syncing and publishing.
     Committing,

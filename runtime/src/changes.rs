@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use boxship_layers::{Change, CommitOptions, Image, Owners};
+use boxship_layers::{Change, CommitOptions, Image, Owners, Progress};
 use boxship_namespaces::Privilege;
 
 use crate::container::Container;
@@ -43,9 +43,18 @@ impl Container {
     /// # Errors
     /// As [`diff`](Container::diff).
     pub fn export(&self, out: impl Write) -> Result<()> {
+        self.export_with(out, &mut |_| true)
+    }
+
+    /// [`export`](Container::export) with progress.
+    ///
+    /// # Errors
+    /// As [`export`](Container::export), and [`Error::Layers`] with `Cancelled` when `observe` answers false.
+    pub fn export_with(&self, out: impl Write, observe: &mut dyn FnMut(Progress) -> bool) -> Result<()> {
         self.require_image()?;
         let store = self.runtime().store();
-        self.still(|| Ok(store.export(self.id(), &self.config().layers, self.owners(), out)?))
+        let layers = &self.config().layers;
+        self.still(|| Ok(store.export_with(self.id(), layers, self.owners(), out, observe)?))
     }
 
     /// Makes an image of its image and what it changed. A running container stands still meanwhile, where
@@ -55,6 +64,19 @@ impl Container {
     /// [`Error::Layers`] with `NotFound` when its image was removed, which no version does that records the
     /// image of a container, and as [`diff`](Container::diff).
     pub fn commit(&self, options: &CommitOptions, name: Option<&str>) -> Result<Image> {
+        self.commit_with(options, name, &mut |_| true)
+    }
+
+    /// [`commit`](Container::commit) with progress.
+    ///
+    /// # Errors
+    /// As [`commit`](Container::commit), and [`Error::Layers`] with `Cancelled` when `observe` answers false.
+    pub fn commit_with(
+        &self,
+        options: &CommitOptions,
+        name: Option<&str>,
+        observe: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Image> {
         self.require_image()?;
         let store = self.runtime().store();
         let asked = match &self.config().manifest {
@@ -66,7 +88,7 @@ impl Container {
             let reason = format!("{asked:?} is another image by now than the one that it was made from");
             return Err(Error::invalid("image", reason));
         }
-        self.still(|| Ok(store.commit(self.id(), &base, self.owners(), options, name)?))
+        self.still(|| Ok(store.commit_with(self.id(), &base, self.owners(), options, name, observe)?))
     }
 
     /// Does something while nothing of the container runs.

@@ -8,9 +8,8 @@ use boxship_layers::NewFile;
 use boxship_runtime::CommitOptions;
 
 use super::{Container, Pending};
-use crate::blocking;
 use crate::error::Result;
-use crate::image::Image;
+use crate::image::{Image, Transfer, TransferEvents};
 
 pub use boxship_runtime::{Change, ChangeKind};
 
@@ -35,15 +34,14 @@ impl Container {
     /// [`diff`](Container::diff).
     ///
     /// # Cancel safety
-    /// The export goes on.
-    pub async fn export(&self, archive: impl AsRef<Path>) -> Result<()> {
+    /// As [`Transfer`] says.
+    pub fn export(&self, archive: impl AsRef<Path>) -> Transfer<()> {
         let (container, path) = (self.inner.clone(), archive.as_ref().to_owned());
-        blocking::run(move || {
+        Transfer::new(move |observe| {
             let mut file = NewFile::create(&path)?;
-            container.export(&mut file)?;
+            container.export_with(&mut file, observe)?;
             Ok(file.publish()?)
         })
-        .await
     }
 
     /// Makes an image of its image and what it changed.
@@ -58,7 +56,7 @@ impl Container {
     }
 }
 
-/// An image to be made of a container; await it. A running container stands still meanwhile, where the
+/// An image to be made of a container; await it, or follow it with [`events`](Commit::events). A running container stands still meanwhile, where the
 /// host has cgroups.
 ///
 /// # Errors
@@ -66,7 +64,7 @@ impl Container {
 /// [`Unsupported`](crate::ErrorKind) for a container on a directory of the host.
 ///
 /// # Cancel safety
-/// The commit goes on.
+/// Dropping the future cancels the commit within the next mebibyte; nothing of it is visible.
 #[derive(Debug)]
 #[must_use = "a commit does nothing until it is awaited"]
 pub struct Commit {
@@ -139,13 +137,28 @@ impl Commit {
     }
 }
 
+impl Commit {
+    /// Starts and returns the events; the last one is [`TransferEvent::Done`](crate::image::TransferEvent) or an
+    /// error.
+    ///
+    /// # Drop
+    /// Dropping the stream cancels the commit.
+    pub fn events(self) -> TransferEvents<Image> {
+        self.transfer().events()
+    }
+
+    fn transfer(self) -> Transfer<Image> {
+        let Commit { container, name, options } = self;
+        Transfer::new(move |observe| {
+            Ok(Image::new(container.inner.commit_with(&options, name.as_deref(), observe)?))
+        })
+    }
+}
+
 impl IntoFuture for Commit {
     type Output = Result<Image>;
     type IntoFuture = Pending<Image>;
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
-            let Commit { container, name, options } = self;
-            container.with(move |c| c.commit(&options, name.as_deref())).await.map(Image::new)
-        })
+        self.transfer().into_future()
     }
 }

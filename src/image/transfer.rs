@@ -12,10 +12,11 @@ use crate::error::{Error, Result};
 
 type Work<T> = Box<dyn FnOnce(&mut dyn FnMut(Progress) -> bool) -> Result<T> + Send>;
 
-/// Images on their way into or out of an engine. Await it, or follow it with [`events`](Transfer::events).
+/// Long work: images on their way into or out of an engine, a container's files on their way out, the check and the
+/// collection of a store. Await it, or follow it with [`events`](Transfer::events).
 ///
 /// # Cancel safety
-/// Dropping the future cancels the work at its next part; no half image is visible.
+/// Dropping the future cancels the work within the next mebibyte; nothing that is half done is visible.
 #[must_use = "a transfer does nothing until it is awaited"]
 pub struct Transfer<T> {
     work: Work<T>,
@@ -33,6 +34,9 @@ impl<T> std::fmt::Debug for Transfer<T> {
 pub enum TransferEvent<T> {
     /// Bytes so far.
     Bytes(u64),
+    /// Parts of a store that have been dealt with so far, of how many ([`Engine::fsck`](crate::Engine::fsck) and
+    /// [`gc`](crate::Engine::gc) only).
+    Parts(u64, u64),
     /// A layer is whole, and being made durable.
     Committing,
     /// It is done: the last event.
@@ -40,7 +44,7 @@ pub enum TransferEvent<T> {
 }
 
 impl<T: Send + 'static> Transfer<T> {
-    pub(super) fn new(
+    pub(crate) fn new(
         work: impl FnOnce(&mut dyn FnMut(Progress) -> bool) -> Result<T> + Send + 'static,
     ) -> Transfer<T> {
         Transfer { work: Box::new(work) }
@@ -57,6 +61,7 @@ impl<T: Send + 'static> Transfer<T> {
             let result = (self.work)(&mut |p| {
                 let event = match p {
                     Progress::Read { bytes } => TransferEvent::Bytes(bytes),
+                    Progress::Parts { done, of } => TransferEvent::Parts(done, of),
                     _ => TransferEvent::Committing,
                 };
                 // A slow reader misses numbers, not the end; a reader that is gone cancels.

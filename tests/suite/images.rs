@@ -162,13 +162,16 @@ async fn save_load() {
     let (mut bytes, mut loaded) = (0, Vec::new());
     while let Some(event) = events.next().await {
         match event.expect("loads") {
-            TransferEvent::Bytes(n) => bytes = bytes.max(n),
+            TransferEvent::Bytes(n) => {
+                assert!(n >= bytes, "{n} after {bytes}");
+                bytes = n;
+            }
             TransferEvent::Done(images) => loaded = images,
             _ => {}
         }
     }
     let size = tar.metadata().expect("there").len();
-    assert!(bytes > 0 && bytes <= size, "{bytes} of {size}");
+    assert!(bytes >= size / 2, "{bytes} of {size}");
     let names: Vec<_> = loaded.iter().map(|i| (i.name().map(str::to_owned), i.digest())).collect();
     assert_eq!(
         names,

@@ -417,10 +417,7 @@ impl<R: Read> Reader<R> {
 
 /// Why there is no more of the archive. Whoever decompresses it may have found a limit.
 pub(crate) fn read_error(source: std::io::Error) -> Error {
-    match source.downcast::<Error>() {
-        Ok(limit) => limit,
-        Err(source) => Error::Io { operation: "read", path: "the archive".into(), source },
-    }
+    Error::io_or_own("read", "the archive")(source)
 }
 
 fn padding(size: u64) -> usize {

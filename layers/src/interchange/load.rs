@@ -15,7 +15,7 @@ use serde::Deserialize;
 use super::parallel::{self, Tell};
 use super::{LoadOptions, Platform};
 use crate::archive::Bounds;
-use crate::archive::reader::{Kind, Reader};
+use crate::archive::reader::{Kind, Reader, read_error};
 use crate::compress::Compression;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -23,6 +23,7 @@ use crate::image::{Image, descriptor_of, manifest_of, normalise, parse_index, pa
 use crate::store::ingest::{Ingest, Taken, ratio};
 use crate::store::{Addition, Expected, Progress, Publish, Store};
 use crate::tree::TreeRoot;
+use crate::watch::Watch;
 
 const MAX_DOCUMENT: u64 = 4 << 20;
 /// Indexes may name indexes; nobody nests deeper.
@@ -77,7 +78,7 @@ fn key(base: &str, name: &str) -> Result<String> {
 }
 
 impl Parts {
-    fn spool(store: &Store, input: impl Read, observe: &mut dyn FnMut(Progress) -> bool) -> Result<Parts> {
+    fn spool(store: &Store, input: impl Read, watch: &mut Watch<'_>) -> Result<Parts> {
         let ingest = Ingest::new(store)?;
         let fail = |source| Error::Io { operation: "read", path: "the archive".into(), source };
         let mut input = BufReader::with_capacity(1 << 20, input);
@@ -89,7 +90,6 @@ impl Parts {
         let mut reader = Reader::new(BufReader::with_capacity(256 << 10, plain), bounds);
         let mut parts = BTreeMap::new();
         let mut buffer = vec![0; 256 << 10];
-        let mut bytes = 0;
         while let Some(e) = reader.next()? {
             let name = String::from_utf8_lossy(&e.path).into_owned();
             let (above, _) = name.rsplit_once('/').unwrap_or(("", &name));
@@ -107,8 +107,8 @@ impl Parts {
                             0 => break,
                             n => {
                                 file.write_all(&buffer[..n]).map_err(Error::io("write", &path))?;
-                                bytes += n as u64;
-                                ratio(bytes, &stored)?;
+                                watch.add(n as u64)?;
+                                ratio(watch.bytes(), &stored)?;
                             }
                         }
                     }
@@ -121,9 +121,7 @@ impl Parts {
             if parts.insert(name.clone(), part).is_some() {
                 return Err(invalid(format!("it has {name:?} twice")));
             }
-            if !observe(Progress::Read { bytes }) {
-                return Err(Error::Cancelled);
-            }
+            watch.tell(Progress::Read { bytes: watch.bytes() })?;
         }
         Ok(Parts::Spooled(ingest, parts))
     }
@@ -188,15 +186,17 @@ impl Store {
     /// # Errors
     /// [`Error::Invalid`], [`Error::Json`], [`Error::Archive`], [`Error::Limit`] for an archive that is broken,
     /// hostile or of another kind; [`Error::DigestMismatch`]; [`Error::NotFound`] for a missing part or
-    /// platform; [`Error::Cancelled`]; [`Error::Io`]. Images before the bad one are there.
+    /// platform; [`Error::Cancelled`]; [`Error::Io`]. Images before the bad one are there. The bytes that are told of
+    /// are those of the archive, and then those of the layers as they are unpacked.
     pub fn load(
         &self,
         archive: impl Read,
         options: &LoadOptions,
         observe: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<Vec<Image>> {
-        let parts = Parts::spool(self, archive, observe)?;
-        self.load_parts(&parts, options, observe)
+        let mut watch = Watch::new(observe);
+        let parts = Parts::spool(self, archive, &mut watch)?;
+        self.load_parts(&parts, options, &mut watch)
     }
 
     /// The same from a directory that holds an OCI layout.
@@ -209,22 +209,17 @@ impl Store {
         options: &LoadOptions,
         observe: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<Vec<Image>> {
-        self.load_parts(&Parts::Directory(TreeRoot::open(dir)?), options, observe)
+        self.load_parts(&Parts::Directory(TreeRoot::open(dir)?), options, &mut Watch::new(observe))
     }
 
-    fn load_parts(
-        &self,
-        parts: &Parts,
-        options: &LoadOptions,
-        observe: &mut dyn FnMut(Progress) -> bool,
-    ) -> Result<Vec<Image>> {
+    fn load_parts(&self, parts: &Parts, options: &LoadOptions, watch: &mut Watch<'_>) -> Result<Vec<Image>> {
         if parts.open("oci-layout")?.is_some()
             && let Some(index) = parts.document("index.json")?
         {
-            return self.load_layout(parts, &index, options, observe);
+            return self.load_layout(parts, &index, options, watch);
         }
         match parts.document("manifest.json")? {
-            Some(list) => self.load_docker(parts, &list, observe),
+            Some(list) => self.load_docker(parts, &list, watch),
             None => Err(invalid("it has neither an OCI layout nor Docker's manifest.json")),
         }
     }
@@ -234,7 +229,7 @@ impl Store {
         parts: &Parts,
         index: &[u8],
         options: &LoadOptions,
-        observe: &mut dyn FnMut(Progress) -> bool,
+        watch: &mut Watch<'_>,
     ) -> Result<Vec<Image>> {
         let mut images = Vec::new();
         for d in parse_index(index)?.manifests() {
@@ -264,19 +259,14 @@ impl Store {
                     });
                 }
             }
-            parallel::all(jobs, observe)?;
+            parallel::all(jobs, &mut watch.part())?;
             add.document(&config)?;
             images.push(add.finish(&bytes, tag_of(d)?.as_deref())?);
         }
         Ok(images)
     }
 
-    fn load_docker(
-        &self,
-        parts: &Parts,
-        list: &[u8],
-        observe: &mut dyn FnMut(Progress) -> bool,
-    ) -> Result<Vec<Image>> {
+    fn load_docker(&self, parts: &Parts, list: &[u8], watch: &mut Watch<'_>) -> Result<Vec<Image>> {
         let list: Vec<DockerImage> =
             serde_json::from_slice(list).map_err(|source| Error::Json { what: "manifest", source })?;
         let mut images = Vec::new();
@@ -300,7 +290,7 @@ impl Store {
                     known_or_added(add, file, expected, tell)
                 });
             }
-            let added = parallel::all(jobs, observe)?;
+            let added = parallel::all(jobs, &mut watch.part())?;
             let layers = added.iter().map(descriptor_of).collect::<Result<_>>()?;
             add.document(&config)?;
             let manifest = manifest_of(&config, layers)?;
@@ -329,7 +319,7 @@ fn known_or_added(
     let n = file.read(&mut start).map_err(fail)?;
     let media_type = Compression::detect(&start[..n]).media_type();
     std::io::Seek::rewind(&mut file).map_err(fail)?;
-    let (digest, size) = Digest::of_reader(&file).map_err(fail)?;
+    let (digest, size) = Digest::of_reader(Watch::new(observe).reader(&file)).map_err(read_error)?;
     if add.has_layer(&digest, &diff_id) {
         return Ok(crate::store::AddedLayer { diff_id, digest, size, media_type });
     }

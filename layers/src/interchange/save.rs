@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::image::{descriptor, descriptors, parse_manifest};
 use crate::output::{NewDirectory, NewFile};
 use crate::store::{Progress, Store};
+use crate::watch::Watch;
 
 const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
@@ -114,23 +115,25 @@ impl Store {
                 list.push(self.docker_entry(&image, &manifest, &mut plain)?);
             }
         }
-        let fail = || Error::io::<io::Error>("write", "the archive");
+        let fail = || Error::io_or_own("write", "the archive");
+        let mut watch = Watch::new(observe);
         sink.put("oci-layout", LAYOUT.len() as u64, &mut &LAYOUT[..]).map_err(fail())?;
-        let mut bytes = 0;
         for digest in &blobs {
             let path = self.blob_path(digest);
-            let mut file = File::open(&path).map_err(Error::io("open", &path))?;
+            let file = File::open(&path).map_err(Error::io("open", &path))?;
             let size = file.metadata().map_err(Error::io("read", &path))?.len();
-            sink.put(&format!("blobs/sha256/{}", digest.hex()), size, &mut file).map_err(fail())?;
-            bytes += size;
-            if !observe(Progress::Read { bytes }) {
-                return Err(Error::Cancelled);
-            }
+            let name = format!("blobs/sha256/{}", digest.hex());
+            sink.put(&name, size, &mut watch.reader(file)).map_err(fail())?;
+            watch.tell(Progress::Read { bytes: watch.bytes() })?;
         }
         for (blob, diff_id) in &plain {
-            let (_, size) = Digest::of_reader(self.layer_archive(blob)?).map_err(fail())?;
-            sink.put(&format!("{}.tar", diff_id.hex()), size, &mut self.layer_archive(blob)?)
-                .map_err(fail())?;
+            // Twice: its size comes first.
+            let mut counting = |_: Progress| watch.tell(Progress::Read { bytes: watch.bytes() }).is_ok();
+            let mut counted = Watch::new(&mut counting);
+            let (_, size) = Digest::of_reader(counted.reader(self.layer_archive(blob)?)).map_err(fail())?;
+            let archive = self.layer_archive(blob)?;
+            let name = format!("{}.tar", diff_id.hex());
+            sink.put(&name, size, &mut watch.reader(archive)).map_err(fail())?;
         }
         let index = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": index});
         let mut documents = vec![("index.json", index)];

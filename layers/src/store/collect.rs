@@ -9,13 +9,14 @@ use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
 use super::ingest::Ingest;
-use super::{Expected, Store, there};
+use super::{Expected, Progress, Store, there};
 use crate::compress::Compression;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::fsx;
 use crate::image::{descriptors, parse_manifest};
 use crate::merged;
+use crate::watch::Watch;
 
 /// What a collection removed, or would remove.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -77,6 +78,7 @@ pub(crate) fn is_damage(e: &Error) -> bool {
         Error::Io { source, .. } => {
             !is_refused(e) || source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
         }
+        Error::Cancelled => false,
         _ => true,
     }
 }
@@ -95,6 +97,15 @@ impl Store {
     /// [`Error::Io`] when the store cannot be read; nothing is removed then. What a damaged image may
     /// need is not known, so a damaged image is an error, too: repair or remove it.
     pub fn gc(&self, dry_run: bool) -> Result<Collected> {
+        self.gc_with(dry_run, &mut |_| true)
+    }
+
+    /// [`gc`](Store::gc) with progress. Cancelled, what was removed stays removed; the rest is left to the next.
+    ///
+    /// # Errors
+    /// As [`gc`](Store::gc), and [`Error::Cancelled`] when `observe` answers false.
+    pub fn gc_with(&self, dry_run: bool, observe: &mut dyn FnMut(Progress) -> bool) -> Result<Collected> {
+        let mut watch = Watch::new(observe);
         let _names = self.lock()?;
         let Some(_claim) = self.claim_content()? else { return Ok(Collected::default()) };
         let named = self.named()?;
@@ -111,11 +122,19 @@ impl Store {
         let layers = self.stored("layers")?.into_iter().map(|(digest, _)| digest);
         found.layers = layers.filter(|l| !named.layers.contains_key(l)).collect();
         if !dry_run {
+            let of = (found.layers.len() + found.blobs.len()) as u64;
+            let mut done = 0;
+            let mut tell = |watch: &mut Watch<'_>| {
+                done += 1;
+                watch.tell(Progress::Parts { done, of })
+            };
             for layer in &found.layers {
                 self.set_aside("layers", &layer.hex())?;
+                tell(&mut watch)?;
             }
             for blob in &found.blobs {
                 self.set_blob_aside(blob)?;
+                tell(&mut watch)?;
             }
             // What those left who died between the two steps.
             for (blob, _) in self.stored("pairs")? {
@@ -195,6 +214,20 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] when the store cannot be read. What is wrong with its content is the result.
     pub fn fsck(&self, depth: Check, repair: bool) -> Result<Vec<Defect>> {
+        self.fsck_with(depth, repair, &mut |_| true)
+    }
+
+    /// [`fsck`](Store::fsck) with progress. Cancelled, what was repaired stays repaired.
+    ///
+    /// # Errors
+    /// As [`fsck`](Store::fsck), and [`Error::Cancelled`] when `observe` answers false.
+    pub fn fsck_with(
+        &self,
+        depth: Check,
+        repair: bool,
+        observe: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Vec<Defect>> {
+        let mut watch = Watch::new(observe);
         let _hold = self.hold_content()?;
         let named = {
             let _names = self.lock_shared()?;
@@ -209,9 +242,12 @@ impl Store {
             tell(*digest, problem.clone(), &[image.clone()].into(), false);
         }
         let mut bad = BTreeSet::new();
+        let of = (named.blobs.len() + named.layers.len()) as u64;
+        let mut part = (0..=of).map(|done| Progress::Parts { done, of });
         for (digest, images) in &named.blobs {
+            part.next().map_or(Ok(()), |part| watch.tell(part))?;
             let size = named.sizes.get(digest).copied();
-            if let Some(problem) = self.blob_problem(digest, size, depth)? {
+            if let Some(problem) = self.blob_problem(digest, size, depth, &mut watch)? {
                 bad.insert(*digest);
                 if repair {
                     self.set_bad_blob_aside(digest, size, depth)?;
@@ -220,10 +256,11 @@ impl Store {
             }
         }
         for (layer, images) in &named.layers {
+            part.next().map_or(Ok(()), |part| watch.tell(part))?;
             let archive = named.archives.get(layer).filter(|a| !bad.contains(a));
-            if let Some(problem) = self.layer_problem(layer, archive, depth)? {
+            if let Some(problem) = self.layer_problem(layer, archive, depth, &mut watch)? {
                 let repaired = match archive {
-                    Some(archive) if repair => match self.renew_layer(layer, archive) {
+                    Some(archive) if repair => match self.renew_layer(layer, archive, &mut watch) {
                         Err(e) if is_damage(&e) => false,
                         other => other.map(|()| true)?,
                     },
@@ -242,13 +279,21 @@ impl Store {
     /// away has the lock, and nobody puts one in the place of another, so one that is bad now stays so.
     fn set_bad_blob_aside(&self, digest: &Digest, size: Option<u64>, depth: Check) -> Result<()> {
         let _names = self.lock()?;
-        if there(&self.blob_path(digest))? && self.blob_problem(digest, size, depth)?.is_some() {
+        let mut observe = |_| true;
+        let mut watch = Watch::new(&mut observe);
+        if there(&self.blob_path(digest))? && self.blob_problem(digest, size, depth, &mut watch)?.is_some() {
             self.set_blob_aside(digest)?;
         }
         Ok(())
     }
 
-    fn blob_problem(&self, digest: &Digest, size: Option<u64>, depth: Check) -> Result<Option<String>> {
+    fn blob_problem(
+        &self,
+        digest: &Digest,
+        size: Option<u64>,
+        depth: Check,
+        watch: &mut Watch<'_>,
+    ) -> Result<Option<String>> {
         let path = self.blob_path(digest);
         let file = match File::open(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Some("it is missing".into())),
@@ -259,7 +304,7 @@ impl Store {
             return Ok(Some(format!("it has {found} bytes instead of {size}")));
         }
         if depth == Check::Content {
-            match Digest::of_reader(file).map_err(Error::io("read", &path)) {
+            match Digest::of_reader(watch.reader(file)).map_err(Error::io_or_own("read", &path)) {
                 Ok((real, _)) if real == *digest => {}
                 Ok((real, _)) => return Ok(Some(format!("its content has the digest {real}"))),
                 Err(e) if is_damage(&e) => return Ok(Some(told(&e))),
@@ -274,6 +319,7 @@ impl Store {
         layer: &Digest,
         archive: Option<&Digest>,
         depth: Check,
+        watch: &mut Watch<'_>,
     ) -> Result<Option<String>> {
         let path = self.layer_path(layer);
         if !there(&path)? {
@@ -281,31 +327,33 @@ impl Store {
         }
         let (Check::Content, Some(archive)) = (depth, archive) else { return Ok(None) };
         // Unpacked once more and compared: whatever unpacking does, it has to have done.
-        let fresh = match self.unpack_again(layer, archive) {
+        let fresh = match self.unpack_again(layer, archive, watch) {
             // The archive has just been read to its end: what the kernel refuses now is to write it once more.
             Err(e) if is_damage(&e) && !is_refused(&e) => {
                 return Ok(Some(format!("its archive cannot be unpacked: {}", told(&e))));
             }
             other => other?,
         };
-        match merged::difference(&fresh.path.join("fs"), &path) {
+        match merged::difference(&fresh.path.join("fs"), &path, watch) {
             Ok(difference) => Ok(difference.map(|p| format!("{p:?} is not as its archive has it"))),
             Err(e) if is_damage(&e) => Ok(Some(told(&e))),
             Err(e) => Err(e),
         }
     }
 
-    fn unpack_again(&self, layer: &Digest, archive: &Digest) -> Result<Ingest> {
+    fn unpack_again(&self, layer: &Digest, archive: &Digest, watch: &mut Watch<'_>) -> Result<Ingest> {
         let path = self.blob_path(archive);
         let file = File::open(&path).map_err(Error::io("open", &path))?;
         let expected = Expected { diff_id: Some(*layer), digest: Some(*archive), size: None };
-        Ok(self.ingest_layer(file, expected, &mut |_| true)?.0)
+        let mut part = watch.part();
+        // It is not published.
+        Ok(self.ingest_layer(file, expected, &mut |p| p == Progress::Committing || part(p))?.0)
     }
 
     /// Puts a freshly unpacked layer in the place of a bad one, in one step. Containers that run on the bad one
     /// keep it: their files would vanish, so it stays in `replaced` as long as a container stands on the layer.
-    fn renew_layer(&self, layer: &Digest, archive: &Digest) -> Result<()> {
-        let fresh = self.unpack_again(layer, archive)?;
+    fn renew_layer(&self, layer: &Digest, archive: &Digest, watch: &mut Watch<'_>) -> Result<()> {
+        let fresh = self.unpack_again(layer, archive, watch)?;
         rustix::fs::syncfs(&fresh.dir).map_err(Error::io("sync", &fresh.path))?;
         let (layers, replaced) = (self.dir("layers")?, self.dir("replaced")?);
         let (name, aside) = (layer.hex(), format!("{}.{}", layer.hex(), fsx::random_name()));

@@ -19,6 +19,7 @@ use crate::digest::{Digest, Tee};
 use crate::error::{Error, Result};
 use crate::fsx;
 use crate::store::{Durability, Expected, Progress, Store};
+use crate::watch::{Observer, Watch};
 
 /// A layer that is in the store.
 #[derive(Clone, Copy, Debug)]
@@ -28,9 +29,6 @@ pub(crate) struct Layer {
     pub(crate) blob_size: u64,
     pub(crate) media_type: &'static str,
 }
-
-/// Told about progress; answering false cancels.
-pub(crate) type Observer<'a> = &'a mut dyn FnMut(Progress) -> bool;
 
 /// A panic of a thread goes on in its starter.
 fn joined<T>(result: std::thread::Result<T>) -> T {
@@ -327,15 +325,12 @@ impl Store {
     fn unpack(&self, input: Pieces, ingest: &Ingest, observer: Observer<'_>) -> Result<()> {
         let fs =
             fsx::open_dir(ingest.dir.as_fd(), OsStr::new("fs")).map_err(Error::io("open", &ingest.path))?;
-        let mut reader = Reader::new(input, Bounds::default());
+        // Also within a large file.
+        let mut watch = Watch::new(observer);
+        let mut reader = Reader::new(watch.reader(input), Bounds::default());
         let mut extractor = Extractor::new(fs.as_fd(), Policy { owners: self.keeps_owners() })?;
-        let mut entries = 0u64;
         while let Some(entry) = reader.next()? {
             extractor.add(entry, &mut reader)?;
-            entries += 1;
-            if entries.is_multiple_of(64) && !observer(Progress::Read { bytes: extractor.bytes }) {
-                return Err(Error::Cancelled);
-            }
         }
         let (files, bytes, skipped) = extractor.finish()?;
         tracing::debug!(files, bytes, skipped, "unpacked");
