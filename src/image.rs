@@ -266,11 +266,23 @@ impl ImageApi {
     /// # Errors
     /// As [`load`](ImageApi::load).
     pub fn load_for(&self, archive: impl AsRef<Path>, platform: Platform) -> Transfer<Vec<Image>> {
-        let (api, path) = (self.clone(), archive.as_ref().to_owned());
+        self.load_with(archive.as_ref(), LoadOptions { platform, ..LoadOptions::default() })
+    }
+
+    /// [`load`](ImageApi::load), and keeps what there is for other platforms, too: [`save`](ImageApi::save) and
+    /// [`save_directory`](ImageApi::save_directory) write it again. Only this machine's is unpacked.
+    ///
+    /// # Errors
+    /// As [`load`](ImageApi::load).
+    pub fn load_whole(&self, archive: impl AsRef<Path>) -> Transfer<Vec<Image>> {
+        self.load_with(archive.as_ref(), LoadOptions { all_platforms: true, ..LoadOptions::default() })
+    }
+
+    fn load_with(&self, archive: &Path, options: LoadOptions) -> Transfer<Vec<Image>> {
+        let (api, path) = (self.clone(), archive.to_owned());
         Transfer::new(move |observe| {
             let engine = api.blocking_engine()?;
             let store = engine.runtime().store();
-            let options = LoadOptions { platform };
             let images = if path.is_dir() {
                 store.load_directory(&path, &options, observe)?
             } else {

@@ -2,6 +2,7 @@
 
 mod documents;
 
+use std::collections::HashSet;
 use std::io::Read;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -257,12 +258,8 @@ impl Store {
         self.replace_file(INDEX, &serde_json::to_vec(index).map_err(json("index"))?)
     }
 
-    /// Gives the manifest a name, taking it from whatever had it. Without one it is kept all the same.
-    pub(crate) fn tag(&self, digest: &Digest, name: Option<&str>) -> Result<()> {
-        self.tag_chosen(digest, name, None)
-    }
-
-    /// The same for an image that was chosen from an index, which may be asked for by the index's digest.
+    /// Gives the manifest a name, taking it from whatever had it. Without one it is kept all the same. An image that
+    /// was chosen from an index may be asked for by the index's digest.
     pub(crate) fn tag_chosen(
         &self,
         digest: &Digest,
@@ -303,7 +300,8 @@ impl Store {
         let name = normalise(name)?;
         let _hold = self.hold_content()?;
         let found = self.image(image)?;
-        self.tag(&found.digest, Some(&name))?;
+        let whole = self.whole_index(&found)?;
+        self.tag_chosen(&found.digest, Some(&name), whole.as_ref())?;
         Ok(found.named(Some(name)))
     }
 
@@ -354,7 +352,14 @@ impl Store {
             None => name.parse::<Digest>().ok(),
         };
         if let Some(digest) = pinned {
-            return self.image_of(self.chosen(digest)?, name, None);
+            return match self.image_of(digest, name, None) {
+                // It may be that of an index, which is there if it is kept whole.
+                Err(e @ (Error::NotFound { .. } | Error::Invalid { .. })) => match self.chosen(digest)? {
+                    Some(digest) => self.image_of(digest, name, None),
+                    None => Err(e),
+                },
+                other => other,
+            };
         }
         let wanted = normalise(name)?;
         let mut before = None;
@@ -387,16 +392,66 @@ impl Store {
         Ok(Image { store: self.clone(), name: name.map(str::to_owned), digest, config, layers, size })
     }
 
-    /// The manifest that was chosen from an index; what is none of a known index is taken as it is.
-    fn chosen(&self, digest: Digest) -> Result<Digest> {
-        if there(&self.blob_path(&digest))? {
-            return Ok(digest);
+    /// The manifest that was chosen from an index.
+    fn chosen(&self, index: Digest) -> Result<Option<Digest>> {
+        let text = index.to_string();
+        let index = self.index()?;
+        let found = index.manifests().iter().find(|d| chosen_from(d) == Some(&text));
+        found.map(|d| d.digest().to_string().parse()).transpose()
+    }
+
+    /// The indexes that images were chosen from, with the names of these. Most are not kept.
+    pub(crate) fn chosen_indexes(&self) -> Result<Vec<(Digest, String)>> {
+        let index = self.index()?;
+        let of = |d: &Descriptor| {
+            let from = chosen_from(d)?.parse();
+            Some(from.map(|from| (from, name_of(d).map_or_else(|| d.digest().to_string(), str::to_owned))))
+        };
+        index.manifests().iter().filter_map(of).collect()
+    }
+
+    /// The index that an image was chosen from, if it is kept.
+    pub(crate) fn whole_index(&self, image: &Image) -> Result<Option<Digest>> {
+        let (digest, index) = (image.digest.to_string(), self.index()?);
+        for d in index.manifests() {
+            let is_it =
+                d.digest().to_string() == digest && (image.name.is_none() || name_of(d) == image.name());
+            if let Some(from) = chosen_from(d).filter(|_| is_it) {
+                let from: Digest = from.parse()?;
+                if there(&self.blob_path(&from))? {
+                    return Ok(Some(from));
+                }
+            }
         }
-        let text = digest.to_string();
-        match self.index()?.manifests().iter().find(|d| chosen_from(d) == Some(&text)) {
-            Some(d) => d.digest().to_string().parse(),
-            None => Ok(digest),
+        Ok(None)
+    }
+
+    /// Adds an index and all that it names, with the sizes that are told, as far as it is here; nothing for one that
+    /// is not kept. After an error, what was found so far is there, and the damaged document.
+    pub(crate) fn index_parts(&self, index: &Digest, all: &mut Vec<(Digest, Option<u64>)>) -> Result<()> {
+        let (mut waiting, mut seen) = (vec![*index], HashSet::new());
+        while let Some(digest) = waiting.pop() {
+            if !seen.insert(digest) || !there(&self.blob_path(&digest))? {
+                continue;
+            }
+            all.push((digest, None));
+            let bytes = self.read_document(&digest)?;
+            match document_kind(&bytes)? {
+                DocumentKind::Index => {
+                    for d in parse_index(&bytes)?.manifests() {
+                        waiting.push(d.digest().to_string().parse()?);
+                    }
+                }
+                DocumentKind::Manifest => {
+                    for (part, size) in descriptors(&parse_manifest(&bytes)?)? {
+                        if there(&self.blob_path(&part))? {
+                            all.push((part, Some(size)));
+                        }
+                    }
+                }
+            }
         }
+        Ok(())
     }
 
     /// Removes a name, and with the last name of a manifest everything that no other image and no
@@ -411,6 +466,7 @@ impl Store {
             Err(e) if is_damage(&e) => return self.remove_name(name),
             other => other?,
         };
+        let whole = self.whole_index(&image)?;
         let mut index = self.index()?;
         let digest = image.digest.to_string();
         let is_target = |d: &&Descriptor| match &image.name {
@@ -428,7 +484,7 @@ impl Store {
         self.replace_file_when_full(INDEX, &serde_json::to_vec(&index).map_err(json("index"))?)?;
         // While somebody adds an image it may build on these: then they are left to a later collection.
         let swept = match if last { self.claim_content()? } else { None } {
-            Some(_claim) => match self.sweep(&image) {
+            Some(_claim) => match self.sweep(&image, whole.as_ref()) {
                 // What a damaged image needs is not known.
                 Err(e) if is_damage(&e) => Ok(()),
                 other => other,
@@ -472,9 +528,8 @@ impl Store {
     }
 
     /// Removes blobs and layers of a removed image that nothing else names.
-    fn sweep(&self, image: &Image) -> Result<()> {
-        let mut kept = std::collections::HashSet::new();
-        let mut kept_layers = std::collections::HashSet::new();
+    fn sweep(&self, image: &Image, index: Option<&Digest>) -> Result<()> {
+        let (mut kept, mut kept_layers) = (HashSet::new(), HashSet::new());
         for standing in self.standing()? {
             kept_layers.extend(standing.layers);
             let Some(manifest) = standing.manifest else { continue };
@@ -487,7 +542,15 @@ impl Store {
             kept.extend(self.blobs_of(&digest)?);
             kept_layers.extend(self.image(&digest.to_string())?.layers);
         }
-        for blob in self.blobs_of(&image.digest)?.into_iter().filter(|b| !kept.contains(b)) {
+        let mut parts = Vec::new();
+        for (index, _) in self.chosen_indexes()? {
+            self.index_parts(&index, &mut parts)?;
+        }
+        kept.extend(parts.drain(..).map(|(part, _)| part));
+        let mut own = self.blobs_of(&image.digest)?;
+        index.map_or(Ok(()), |index| self.index_parts(index, &mut parts))?;
+        own.extend(parts.into_iter().map(|(part, _)| part));
+        for blob in own.into_iter().filter(|b| !kept.contains(b)) {
             self.set_blob_aside(&blob)?;
             self.empty_trash();
         }

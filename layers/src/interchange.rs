@@ -1,6 +1,7 @@
 //! Archives that other tools write and read: OCI layouts and Docker's own form, several images in one.
 
 mod load;
+mod old;
 mod parallel;
 mod save;
 
@@ -91,4 +92,7 @@ impl Platform {
 pub struct LoadOptions {
     /// Which image of one for several platforms; this machine's by default.
     pub platform: Platform,
+    /// Keep what there is for other platforms, too, so that it can be saved whole. It is stored as it came and not
+    /// unpacked; it stays as long as an image that was chosen from it.
+    pub all_platforms: bool,
 }

@@ -81,6 +81,12 @@ pub(crate) struct Watched<'w, 'a, R> {
     watch: &'w mut Watch<'a>,
 }
 
+impl<R> Watched<'_, '_, R> {
+    pub(crate) fn into_inner(self) -> R {
+        self.input
+    }
+}
+
 impl<R: Read> Read for Watched<'_, '_, R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.input.read(buf)?;

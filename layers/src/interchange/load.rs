@@ -13,15 +13,17 @@ use rustix::fs::OFlags;
 use serde::Deserialize;
 
 use super::parallel::{self, Tell};
-use super::{LoadOptions, Platform};
+use super::{LoadOptions, Platform, old};
 use crate::archive::Bounds;
 use crate::archive::reader::{Kind, Reader, read_error};
 use crate::compress::Compression;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::image::{Image, descriptor_of, manifest_of, normalise, parse_index, parse_manifest};
+use crate::image::{
+    DocumentKind, Image, descriptor_of, document_kind, manifest_of, normalise, parse_index, parse_manifest,
+};
 use crate::store::ingest::{Ingest, Taken, ratio};
-use crate::store::{Addition, Expected, Progress, Publish, Store};
+use crate::store::{AddedLayer, Addition, Expected, Progress, Publish, Store};
 use crate::tree::TreeRoot;
 use crate::watch::Watch;
 
@@ -29,21 +31,21 @@ const MAX_DOCUMENT: u64 = 4 << 20;
 /// Indexes may name indexes; nobody nests deeper.
 const MAX_NESTING: usize = 4;
 /// Documents that are looked at to find one image.
-const MAX_DOCUMENTS: usize = 1000;
+pub(super) const MAX_DOCUMENTS: usize = 1000;
 /// Entries of an archive of images.
 const MAX_PARTS: u64 = 50_000;
 /// Links to other entries in a row.
 const MAX_LINKS: usize = 8;
 
 /// Where the parts of an archive are.
-enum Parts {
+pub(super) enum Parts {
     /// Spooled from a stream: the number of a file in a private directory, or a link to another entry.
     Spooled(Ingest, BTreeMap<String, Part>),
     /// A directory, which a stranger may have made.
     Directory(TreeRoot),
 }
 
-enum Part {
+pub(super) enum Part {
     File(usize),
     Link(String),
 }
@@ -58,7 +60,7 @@ struct DockerImage {
     layers: Vec<String>,
 }
 
-fn invalid(reason: impl Into<String>) -> Error {
+pub(super) fn invalid(reason: impl Into<String>) -> Error {
     Error::invalid("archive of images", reason)
 }
 
@@ -158,7 +160,7 @@ impl Parts {
         }
     }
 
-    fn document(&self, name: &str) -> Result<Option<Vec<u8>>> {
+    pub(super) fn document(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let Some(file) = self.open(name)? else { return Ok(None) };
         let mut bytes = Vec::new();
         file.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes).map_err(Error::io("read", name))?;
@@ -181,7 +183,7 @@ impl Parts {
 
 impl Store {
     /// Adds all images of an archive that `docker save`, `podman save`, `skopeo copy` or [`save`](Store::save)
-    /// wrote: an OCI layout or Docker's form, plain or compressed.
+    /// wrote: an OCI layout or Docker's form, also as it was before Docker 1.10, plain or compressed.
     ///
     /// # Errors
     /// [`Error::Invalid`], [`Error::Json`], [`Error::Archive`], [`Error::Limit`] for an archive that is broken,
@@ -218,9 +220,12 @@ impl Store {
         {
             return self.load_layout(parts, &index, options, watch);
         }
-        match parts.document("manifest.json")? {
-            Some(list) => self.load_docker(parts, &list, watch),
-            None => Err(invalid("it has neither an OCI layout nor Docker's manifest.json")),
+        if let Some(list) = parts.document("manifest.json")? {
+            return self.load_docker(parts, &list, watch);
+        }
+        match parts.document("repositories")? {
+            Some(list) => self.load_old(parts, &list, watch),
+            None => Err(invalid("it has neither an OCI layout nor Docker's manifest.json or repositories")),
         }
     }
 
@@ -261,7 +266,8 @@ impl Store {
             }
             parallel::all(jobs, &mut watch.part())?;
             add.document(&config)?;
-            images.push(add.finish(&bytes, tag_of(d)?.as_deref())?);
+            let index = if options.all_platforms { keep_index(&add, parts, d, watch)? } else { None };
+            images.push(add.finish_chosen(&bytes, tag_of(d)?.as_deref(), index.as_ref())?);
         }
         Ok(images)
     }
@@ -302,6 +308,77 @@ impl Store {
         }
         Ok(images)
     }
+
+    fn load_old(&self, parts: &Parts, list: &[u8], watch: &mut Watch<'_>) -> Result<Vec<Image>> {
+        let mut images = Vec::new();
+        // Images of one archive have layers in common, and nothing tells their digests before they are read.
+        let mut known: BTreeMap<String, AddedLayer> = BTreeMap::new();
+        for image in old::images(parts, list)? {
+            let add = self.begin(Publish::Together)?;
+            let is_new = |id: &&String| !known.contains_key(*id);
+            let new: Vec<&String> = image.layers.iter().filter(is_new).collect();
+            let job = |id: &String| {
+                let (add, name) = (&add, format!("{id}/layer.tar"));
+                move |tell: Tell<'_>| {
+                    let missing = || Error::NotFound { what: "part of the archive", name: name.clone() };
+                    add.layer(parts.open(&name)?.ok_or_else(missing)?, Expected::default(), tell)
+                }
+            };
+            let added = parallel::all(new.iter().map(|id| job(id)).collect(), &mut watch.part())?;
+            known.extend(new.into_iter().cloned().zip(added));
+            let added: Vec<AddedLayer> =
+                image.layers.iter().filter_map(|id| known.get(id)).copied().collect();
+            let config = image.config(&added)?;
+            add.document(&config)?;
+            let manifest = manifest_of(&config, added.iter().map(descriptor_of).collect::<Result<_>>()?)?;
+            let done = add.finish(&manifest, image.names.first().map(String::as_str))?;
+            for name in image.names.iter().skip(1) {
+                images.push(self.tag_image(&done.digest().to_string(), name)?);
+            }
+            images.push(done);
+        }
+        Ok(images)
+    }
+}
+
+/// Stores an index and all that it names, as far as the archive has it. `None` for what is no index.
+fn keep_index(
+    add: &Addition,
+    parts: &Parts,
+    d: &Descriptor,
+    watch: &mut Watch<'_>,
+) -> Result<Option<Digest>> {
+    let Some(bytes) = parts.blob(d)? else { return Ok(None) };
+    if document_kind(&bytes)? != DocumentKind::Index {
+        return Ok(None);
+    }
+    let mut waiting = vec![(d.clone(), 0)];
+    let mut documents = 0;
+    while let Some((d, depth)) = waiting.pop() {
+        documents += 1;
+        if depth > MAX_NESTING || documents > MAX_DOCUMENTS {
+            return Err(Error::Limit { what: "documents of one image", limit: MAX_DOCUMENTS as u64 });
+        }
+        // An archive may leave out some platforms.
+        let Some(bytes) = parts.blob(&d)? else { continue };
+        match document_kind(&bytes)? {
+            DocumentKind::Index => {
+                waiting.extend(parse_index(&bytes)?.manifests().iter().map(|m| (m.clone(), depth + 1)));
+            }
+            DocumentKind::Manifest => {
+                let manifest = parse_manifest(&bytes)?;
+                for part in std::iter::once(manifest.config()).chain(manifest.layers()) {
+                    let digest: Digest = part.digest().to_string().parse()?;
+                    let file = parts.open(&format!("blobs/sha256/{}", digest.hex()))?;
+                    if let Some(file) = file {
+                        add.blob(file, &digest, part.size(), watch)?;
+                    }
+                }
+            }
+        }
+        add.document(&bytes)?;
+    }
+    Ok(Some(d.digest().to_string().parse()?))
 }
 
 /// Docker's form does not say the digest of a layer as it is stored, so finding it costs a reading.
@@ -310,7 +387,7 @@ fn known_or_added(
     mut file: File,
     expected: Expected,
     observe: &mut dyn FnMut(Progress) -> bool,
-) -> Result<crate::store::AddedLayer> {
+) -> Result<AddedLayer> {
     let Some(diff_id) = expected.diff_id.filter(|d| add.store().layer_path(d).exists()) else {
         return add.layer(file, expected, observe);
     };
@@ -321,7 +398,7 @@ fn known_or_added(
     std::io::Seek::rewind(&mut file).map_err(fail)?;
     let (digest, size) = Digest::of_reader(Watch::new(observe).reader(&file)).map_err(read_error)?;
     if add.has_layer(&digest, &diff_id) {
-        return Ok(crate::store::AddedLayer { diff_id, digest, size, media_type });
+        return Ok(AddedLayer { diff_id, digest, size, media_type });
     }
     std::io::Seek::rewind(&mut file).map_err(fail)?;
     add.layer(file, expected, observe)
@@ -373,9 +450,9 @@ fn choose(
     }
     // An archive may leave out the platforms that nobody asked for.
     let Some(bytes) = parts.blob(d)? else { return Ok(None) };
-    match crate::image::document_kind(&bytes)? {
-        crate::image::DocumentKind::Manifest => Ok(Some((bytes.clone(), parse_manifest(&bytes)?))),
-        crate::image::DocumentKind::Index => {
+    match document_kind(&bytes)? {
+        DocumentKind::Manifest => Ok(Some((bytes.clone(), parse_manifest(&bytes)?))),
+        DocumentKind::Index => {
             let index = parse_index(&bytes)?;
             let mut fitting: Vec<(u32, &Descriptor)> =
                 index.manifests().iter().filter_map(|m| Some((fit(m, platform)?, m))).collect();

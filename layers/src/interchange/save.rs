@@ -6,14 +6,14 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use oci_spec::image::Descriptor;
+use oci_spec::image::{Descriptor, MediaType};
 use serde_json::{Value, json};
 use tar::EntryType;
 
 use crate::archive::write::{Item, Writer};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::image::{descriptor, descriptors, parse_manifest};
+use crate::image::{descriptor, descriptors, parse_index, parse_manifest};
 use crate::output::{NewDirectory, NewFile};
 use crate::store::{Progress, Store};
 use crate::watch::Watch;
@@ -42,7 +42,7 @@ impl Sink for NewDirectory {
 
 impl Store {
     /// Writes images as one tar that `docker load`, `podman load`, `skopeo` and [`load`](Store::load) read.
-    /// The same images give the same bytes.
+    /// The same images give the same bytes. One that was loaded with all platforms is written with all of them.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Cancelled`]; [`Error::Io`].
@@ -105,8 +105,16 @@ impl Store {
             let image = self.image(name)?;
             let bytes = image.manifest()?;
             let manifest = parse_manifest(&bytes)?;
-            let media = manifest.media_type().clone().unwrap_or(oci_spec::image::MediaType::ImageManifest);
+            let media = manifest.media_type().clone().unwrap_or(MediaType::ImageManifest);
             let mut d = descriptor(media, bytes.len() as u64, image.digest())?;
+            if let Some(whole) = self.whole_index(&image)? {
+                let bytes = self.read_document(&whole)?;
+                let media = parse_index(&bytes)?.media_type().clone().unwrap_or(MediaType::ImageIndex);
+                d = descriptor(media, bytes.len() as u64, &whole)?;
+                let mut parts = Vec::new();
+                self.index_parts(&whole, &mut parts)?;
+                blobs.extend(parts.into_iter().map(|(digest, _)| digest));
+            }
             name_it(&mut d, image.name());
             index.push(d);
             blobs.insert(*image.digest());

@@ -1,16 +1,19 @@
 //! Adding an image: several layers and documents that become visible together.
 
+use std::ffi::OsStr;
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 
 use super::ingest::{Ingest, Layer};
-use super::{Progress, Store, there};
-use crate::digest::Digest;
+use super::{Durability, Progress, Store, there};
+use crate::digest::{Digest, Tee};
 use crate::error::{Error, Result};
+use crate::fsx;
 use crate::image::{Image, normalise, parse_manifest};
+use crate::watch::Watch;
 
 /// What a layer must turn out to be; what is not given is not compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -171,6 +174,41 @@ impl Addition {
     /// [`Error::Limit`] above 4 MiB, [`Error::Io`].
     pub fn document(&self, bytes: &[u8]) -> Result<Digest> {
         self.store.write_document(bytes)
+    }
+
+    /// Stores bytes as they are, and unpacks nothing: a part of what is for another platform.
+    pub(crate) fn blob(
+        &self,
+        input: impl Read,
+        digest: &Digest,
+        size: u64,
+        watch: &mut Watch<'_>,
+    ) -> Result<()> {
+        if there(&self.store.blob_path(digest))? || self.lock().iter().any(|(_, l)| l.blob == *digest) {
+            return Ok(());
+        }
+        let ingest = Ingest::new(&self.store)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&ingest.dir, "blob", flags, Mode::from_raw_mode(0o600));
+        let file = std::fs::File::from(file.map_err(Error::io("create", &ingest.path))?);
+        // One byte more than expected tells that there are more.
+        let mut input = watch.reader(Tee::new(input.take(size.saturating_add(1)), &file));
+        std::io::copy(&mut input, &mut std::io::sink()).map_err(Error::io_or_own("write", &ingest.path))?;
+        let (found, length, _) = input.into_inner().finish();
+        if found != *digest || length != size {
+            return Err(Error::DigestMismatch { expected: digest.to_string(), found: found.to_string() });
+        }
+        let (full, blobs) = (self.store.durability() == Durability::Full, self.store.dir("blobs/sha256")?);
+        let fail = || Error::io::<std::io::Error>("publish", self.store.blob_path(digest));
+        if full {
+            file.sync_all().map_err(fail())?;
+        }
+        let (old, new) = (OsStr::new("blob"), digest.hex());
+        fsx::rename_new(ingest.dir.as_fd(), old, blobs.as_fd(), OsStr::new(&new)).map_err(fail())?;
+        if full {
+            rustix::fs::fsync(&blobs).map_err(|e| fail()(e.into()))?;
+        }
+        Ok(())
     }
 
     /// Publishes what is pending, stores the manifest as it is and gives it the name. Everything that it

@@ -176,6 +176,18 @@ impl Store {
                 other => other?,
             }
         }
+        for (index, image) in self.chosen_indexes()? {
+            let mut parts = Vec::new();
+            let result = self.index_parts(&index, &mut parts);
+            for (part, size) in parts {
+                named.blobs.entry(part).or_default().insert(image.clone());
+                named.sizes.extend(size.map(|size| (part, size)));
+            }
+            match result {
+                Err(e) if is_damage(&e) => named.broken.push((index, image, told(&e))),
+                other => other?,
+            }
+        }
         for standing in self.standing()? {
             let by = format!("container {}", standing.id.chars().take(12).collect::<String>());
             for layer in standing.layers {
