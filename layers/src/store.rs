@@ -6,12 +6,13 @@ mod disk_usage;
 pub(crate) mod ingest;
 mod trash;
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::fsx;
+use crate::image::Parts;
 
 pub use addition::{AddedLayer, Addition, Expected, LayerLock, Publish};
 pub(crate) use collect::is_damage;
@@ -104,6 +106,10 @@ struct Inner {
     dir: OwnedFd,
     durability: Durability,
     owners: bool,
+    /// What images consist of, by their digests.
+    remembered: Mutex<HashMap<Digest, Arc<Parts>>>,
+    #[cfg(test)]
+    documents_read: std::sync::atomic::AtomicU64,
 }
 
 /// An open store; cheap to clone.
@@ -131,7 +137,15 @@ impl Store {
         let dir =
             rustix::fs::open(&path, flags, Mode::empty()).map_err(Error::io("open the store", &path))?;
         let owners = rustix::process::geteuid().is_root() && may_chown()?;
-        let store = Store(Arc::new(Inner { path, dir, durability, owners }));
+        let store = Store(Arc::new(Inner {
+            path,
+            dir,
+            durability,
+            owners,
+            remembered: Mutex::default(),
+            #[cfg(test)]
+            documents_read: 0.into(),
+        }));
         store.check_format()?;
         for name in DIRECTORIES {
             make_private(&store.path().join(name))?;
@@ -366,6 +380,8 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`], [`Error::DigestMismatch`], [`Error::Limit`] above 4 MiB.
     pub fn read_document(&self, digest: &Digest) -> Result<Vec<u8>> {
+        #[cfg(test)]
+        self.0.documents_read.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let path = self.blob_path(digest);
         let file = match std::fs::File::open(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
@@ -382,6 +398,16 @@ impl Store {
             found if found == *digest => Ok(bytes),
             found => Err(Error::DigestMismatch { expected: digest.to_string(), found: found.to_string() }),
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn documents_read(&self) -> u64 {
+        self.0.documents_read.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// What images consist of, as far as it was asked for.
+    pub(crate) fn remembered(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Parts>>> {
+        self.0.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Stores a small blob.
