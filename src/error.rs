@@ -169,7 +169,7 @@ fn of_layers(e: &boxship_layers::Error) -> ErrorKind {
         | E::DigestMismatch { .. }
         | E::Json { .. }
         | E::Damaged { .. } => ErrorKind::InvalidData,
-        E::Format { .. } => ErrorKind::Unsupported,
+        E::Format { .. } | E::ReadOnly { .. } => ErrorKind::Unsupported,
         E::Io { source, .. } => of_io(source),
         _ => ErrorKind::Io,
     }

@@ -77,6 +77,16 @@ pub enum Error {
         /// What we know.
         understood: u32,
     },
+    /// The store was made by a version of boxship that this one understands well enough to read only.
+    #[error(
+        "the store {path:?} has the feature {feature:?}, with which this version can only read it; use a newer boxship"
+    )]
+    ReadOnly {
+        /// The store.
+        path: PathBuf,
+        /// The feature.
+        feature: String,
+    },
     /// The caller asked to stop.
     #[error("cancelled")]
     Cancelled,

@@ -298,6 +298,7 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Invalid`] for what cannot be a name.
     pub fn tag_image(&self, image: &str, name: &str) -> Result<Image> {
+        self.require_writable()?;
         let name = normalise(name)?;
         let _hold = self.hold_content()?;
         let found = self.image(image)?;
@@ -461,6 +462,7 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::InUse`] when a container was made from it.
     pub fn remove_image(&self, name: &str) -> Result<()> {
+        self.require_writable()?;
         // Before the name is looked up: what it stands for must be what is removed.
         let _lock = self.lock()?;
         let image = match self.image(name) {

@@ -79,6 +79,7 @@ impl Store {
         base: impl Into<Base<'a>>,
         owner: (u32, u32),
     ) -> Result<Snapshot> {
+        self.require_writable()?;
         let Base { layers, manifest } = base.into();
         let snapshot = self.snapshot(id, layers);
         let base = self.path().join("snapshots").join(id);
@@ -155,6 +156,7 @@ impl Store {
     /// # Errors
     /// [`Error::Io`].
     pub fn renew_snapshot(&self, id: &str) -> Result<()> {
+        self.require_writable()?;
         let work = format!("{id}/work");
         let dir = self.dir("snapshots")?;
         let path = || self.path().join("snapshots").join(&work);

@@ -12,7 +12,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -92,12 +92,41 @@ pub enum Progress {
 
 /// `format`: what a reader must know, as file systems do it: unknown `incompatible` features forbid
 /// opening, unknown `read_only_compatible` ones forbid writing.
-#[derive(Serialize, Deserialize)]
-struct Format {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Format {
     version: u32,
+    #[serde(default)]
     compatible: Vec<String>,
+    #[serde(default)]
     read_only_compatible: Vec<String>,
+    #[serde(default)]
     incompatible: Vec<String>,
+}
+
+/// What a version of boxship that knows no features may do with a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Full,
+    /// Because of this feature.
+    Read(String),
+    /// Because of what is said here.
+    None(String),
+}
+
+impl Format {
+    pub(crate) fn parse(text: &[u8]) -> Result<Format> {
+        serde_json::from_slice(text).map_err(|source| Error::Json { what: "format", source })
+    }
+
+    pub(crate) fn access(&self) -> Access {
+        // There are no features yet: all are unknown. Compatible ones are nobody's concern.
+        let unknown = self.incompatible.first();
+        if self.version != VERSION || unknown.is_some() {
+            let feature = unknown.map(|f| format!(" with feature {f:?}")).unwrap_or_default();
+            return Access::None(format!("{}{feature}", self.version));
+        }
+        self.read_only_compatible.first().map_or(Access::Full, |feature| Access::Read(feature.clone()))
+    }
 }
 
 #[derive(Debug)]
@@ -106,6 +135,8 @@ struct Inner {
     dir: OwnedFd,
     durability: Durability,
     owners: bool,
+    /// The feature because of which it is only read.
+    read_only: OnceLock<String>,
     /// What images consist of, by their digests.
     remembered: Mutex<HashMap<Digest, Arc<Parts>>>,
     #[cfg(test)]
@@ -121,7 +152,8 @@ impl Store {
     /// processes left behind.
     ///
     /// # Errors
-    /// [`Error::Format`] for a store of a newer version, [`Error::Io`].
+    /// [`Error::Format`] for a store of a newer version, [`Error::Io`]. Some newer stores can be read: then what
+    /// would write is [`Error::ReadOnly`].
     pub fn open(path: impl AsRef<Path>) -> Result<Store> {
         Store::open_with(path, Durability::Full)
     }
@@ -142,11 +174,15 @@ impl Store {
             dir,
             durability,
             owners,
+            read_only: OnceLock::new(),
             remembered: Mutex::default(),
             #[cfg(test)]
             documents_read: 0.into(),
         }));
         store.check_format()?;
+        if store.require_writable().is_err() {
+            return Ok(store);
+        }
         for name in DIRECTORIES {
             make_private(&store.path().join(name))?;
         }
@@ -160,6 +196,9 @@ impl Store {
     /// Sets something aside for removals: a full disk must not keep anybody from making room. Best effort: a
     /// disk that is full already gets it when there is room.
     pub(crate) fn make_reserve(&self) {
+        if self.require_writable().is_err() {
+            return;
+        }
         let size = |s: rustix::fs::Stat| u64::try_from(s.st_size).unwrap_or(0);
         let dir = &self.0.dir;
         if rustix::fs::statat(dir, RESERVE, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|s| size(s) >= RESERVED) {
@@ -211,15 +250,27 @@ impl Store {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return self.write_format(),
             Err(e) => return Err(Error::io("read", path)(e)),
         };
-        let format: Format =
-            serde_json::from_slice(&text).map_err(|source| Error::Json { what: "format", source })?;
-        let unknown = format.incompatible.iter().chain(&format.read_only_compatible).next();
-        if format.version != VERSION || unknown.is_some() {
-            let feature = unknown.map(|f| format!(" with feature {f:?}")).unwrap_or_default();
-            let found = format!("{}{feature}", format.version);
-            return Err(Error::Format { path: self.path().to_owned(), found, understood: VERSION });
+        match Format::parse(&text)?.access() {
+            Access::Full => Ok(()),
+            Access::Read(feature) => {
+                let _ = self.0.read_only.set(feature);
+                Ok(())
+            }
+            Access::None(found) => {
+                Err(Error::Format { path: self.path().to_owned(), found, understood: VERSION })
+            }
         }
-        Ok(())
+    }
+
+    /// Says whether this version may write to the store.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`] when it may not.
+    pub fn require_writable(&self) -> Result<()> {
+        match self.0.read_only.get() {
+            None => Ok(()),
+            Some(feature) => Err(Error::ReadOnly { path: self.path().to_owned(), feature: feature.clone() }),
+        }
     }
 
     fn write_format(&self) -> Result<()> {
@@ -316,7 +367,11 @@ impl Store {
     }
 
     fn lock_file(&self, name: &str, operation: FlockOperation) -> Result<OwnedFd> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+        let mut flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+        if self.0.read_only.get().is_some() {
+            // It is there.
+            flags -= OFlags::CREATE;
+        }
         let mut fd = rustix::fs::openat(&self.0.dir, name, flags, Mode::from_raw_mode(0o600));
         if matches!(fd, Err(rustix::io::Errno::ROFS)) {
             // Whoever only reads can do so from a read-only file system, too.
@@ -364,6 +419,7 @@ impl Store {
     }
 
     pub(crate) fn replace_file(&self, name: &str, content: &[u8]) -> Result<()> {
+        self.require_writable()?;
         let sync = self.0.durability == Durability::Full;
         fsx::replace(self.0.dir.as_fd(), name, content, sync)
             .map_err(Error::io("write", self.path().join(name)))
@@ -412,6 +468,7 @@ impl Store {
 
     /// Stores a small blob.
     pub(crate) fn write_document(&self, bytes: &[u8]) -> Result<Digest> {
+        self.require_writable()?;
         let digest = Digest::of(bytes);
         if !self.blob_path(&digest).exists() {
             let dir = self.dir("blobs/sha256")?;
@@ -436,6 +493,7 @@ impl Store {
 
     /// [`set_aside`](Store::set_aside) for a blob, and what is known of it.
     pub(crate) fn set_blob_aside(&self, blob: &Digest) -> Result<()> {
+        self.require_writable()?;
         let pair = self.path().join("pairs").join(blob.hex());
         match std::fs::remove_file(&pair) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", pair)(e)),
@@ -451,6 +509,7 @@ impl Store {
     /// # Errors
     /// [`Error::Io`].
     pub fn set_aside(&self, parent: &str, name: &str) -> Result<()> {
+        self.require_writable()?;
         let (from, trash) = (self.dir(parent)?, self.dir("trash")?);
         match rustix::fs::renameat(&from, name, &trash, self.trash_name(parent)) {
             Err(rustix::io::Errno::NOENT) => Ok(()),

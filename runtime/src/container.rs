@@ -259,6 +259,7 @@ impl Container {
     /// [`Error::State`] when it runs already; [`Error::Namespaces`] when the set-up failed; the
     /// container is then as before.
     pub fn start(&self) -> Result<()> {
+        self.runtime.store().require_writable()?;
         let lock = self.lock_idle(Operation::Start)?;
         let dir = self.directory()?;
         // Whatever an earlier start left: its record, its cgroups, its overlay's work directory.

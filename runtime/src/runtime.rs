@@ -81,7 +81,10 @@ impl Runtime {
             ending: Mutex::new(Vec::new()),
         };
         let runtime = Runtime(Arc::new(inner));
-        runtime.recover()?;
+        // One that may only be read is left as it is.
+        if runtime.store().require_writable().is_ok() {
+            runtime.recover()?;
+        }
         Ok(runtime)
     }
 
@@ -143,6 +146,7 @@ impl Runtime {
     /// # Errors
     /// [`Error::Layers`], [`Error::Io`] when the root cannot be read.
     pub fn recover(&self) -> Result<()> {
+        self.store().require_writable()?;
         let _lock = self.store().lock()?;
         let mut alive = std::collections::HashSet::new();
         for id in self.ids()? {
@@ -219,6 +223,7 @@ impl Runtime {
     /// Writes the record and makes the writable layer; all or nothing.
     pub(crate) fn record(&self, mut config: Config, ephemeral: bool) -> Result<Container> {
         config.validate()?;
+        self.store().require_writable()?;
         if let Some(rootfs) = &config.rootfs {
             #[allow(clippy::disallowed_methods, reason = "the caller's own path, kept as resolved here")]
             let real = std::fs::canonicalize(rootfs).map_err(Error::io("use as the root", rootfs))?;

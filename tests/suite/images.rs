@@ -26,6 +26,7 @@ pub fn tests() -> Vec<Trial> {
         test("sparse_files_of_gnu_tar_keep_their_holes", any, sparse),
         test("disk_usage_tells_what_is_shared", any, usage),
         test("fsck_finds_and_repairs", any, repair),
+        test("a_store_of_a_newer_version_is_read_if_it_can_be", any, newer),
     ]
 }
 
@@ -518,6 +519,25 @@ async fn nameless() {
     for dir in ["layers", "blobs/sha256"] {
         assert_eq!(std::fs::read_dir(root.0.join(dir)).expect("readable").count(), 0, "{dir}");
     }
+}
+
+async fn newer() {
+    let root = Root::new("newer");
+    let e = own_engine(&root.0).await;
+    let c = sh(&e, "true").name("old").create().await.expect("made");
+    drop(e);
+    let text = r#"{"version":1,"compatible":[],"read_only_compatible":["later"],"incompatible":[]}"#;
+    std::fs::write(root.0.join("format"), text).expect("written");
+    let e = Engine::open(&root.0).await.expect("it can be read");
+    assert_eq!(e.image().list().await.expect("lists").len(), 1);
+    assert_eq!(e.get("old").await.expect("there").id(), c.id());
+    e.get("old").await.expect("there").export(root.0.join("out.tar")).await.expect("exported");
+    let old = e.get("old").await.expect("there");
+    assert_eq!(kind(sh(&e, "true").output().await), ErrorKind::Unsupported);
+    assert_eq!(kind(old.start().await), ErrorKind::Unsupported);
+    assert_eq!(kind(old.remove().await), ErrorKind::Unsupported);
+    assert_eq!(kind(e.recover().await), ErrorKind::Unsupported);
+    assert!(old.inspect().await.is_ok());
 }
 
 async fn repair() {

@@ -73,8 +73,9 @@ impl Store {
     /// Begins to add an image.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::ReadOnly`], [`Error::Io`].
     pub fn begin(&self, publish: Publish) -> Result<Addition> {
+        self.require_writable()?;
         let hold = self.hold_content()?;
         Ok(Addition { store: self.clone(), publish, pending: Mutex::new(Vec::new()), _hold: hold })
     }
@@ -87,6 +88,7 @@ impl Store {
     /// # Errors
     /// [`Error::Io`].
     pub fn try_lock_layer(&self, digest: &Digest) -> Result<Option<LayerLock>> {
+        self.require_writable()?;
         let dir = self.dir("ingest")?;
         let name = format!("{}.lock", digest.hex());
         let fail = |e: rustix::io::Errno| Error::io("lock", self.path().join("ingest").join(&name))(e);

@@ -105,6 +105,9 @@ impl Store {
     /// # Errors
     /// As [`gc`](Store::gc), and [`Error::Cancelled`] when `observe` answers false.
     pub fn gc_with(&self, dry_run: bool, observe: &mut dyn FnMut(Progress) -> bool) -> Result<Collected> {
+        if !dry_run {
+            self.require_writable()?;
+        }
         let mut watch = Watch::new(observe);
         let _names = self.lock()?;
         let Some(_claim) = self.claim_content()? else { return Ok(Collected::default()) };
@@ -239,6 +242,10 @@ impl Store {
         repair: bool,
         observe: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<Vec<Defect>> {
+        // Comparing content unpacks it once more.
+        if repair || depth == Check::Content {
+            self.require_writable()?;
+        }
         let mut watch = Watch::new(observe);
         let _hold = self.hold_content()?;
         let named = {

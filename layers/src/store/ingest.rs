@@ -46,6 +46,7 @@ pub(crate) struct Ingest {
 
 impl Ingest {
     pub(crate) fn new(store: &Store) -> Result<Ingest> {
+        store.require_writable()?;
         let parent = store.dir("ingest")?;
         loop {
             let name = fsx::random_name();

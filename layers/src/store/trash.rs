@@ -34,6 +34,9 @@ impl Store {
     /// Frees what was set aside. One at a time does so, of all threads and processes: who comes while
     /// another is at it has nothing to do, and what it leaves is removed by the next.
     pub fn empty_trash(&self) {
+        if self.require_writable().is_err() {
+            return;
+        }
         let Ok(trash) = self.dir("trash") else { return };
         if rustix::fs::flock(&trash, FlockOperation::NonBlockingLockExclusive).is_ok() {
             remove_the_usual(&trash);
