@@ -273,7 +273,9 @@ impl Runtime {
     ) -> Result<Container> {
         if config.rootfs.is_none() {
             let base = id_slot.map_or(0, ids::first);
-            let image = Base::new(config.manifest.as_ref(), &config.layers);
+            // One that ends with its creator is never committed.
+            let manifest = config.manifest.as_ref().filter(|_| !ephemeral);
+            let image = Base::new(manifest, &config.layers);
             self.store().create_snapshot(&config.id, image, (base, base))?;
         }
         let created_ns = now_ns();
