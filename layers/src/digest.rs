@@ -30,9 +30,9 @@ impl Digest {
     }
 
     /// The digest of what these make together.
-    pub(crate) fn of_pieces(pieces: impl Iterator<Item = std::sync::Arc<Vec<u8>>>) -> Digest {
+    pub(crate) fn of_pieces<B: AsRef<[u8]>>(pieces: impl Iterator<Item = std::sync::Arc<B>>) -> Digest {
         let mut hash = Sha256::new();
-        pieces.for_each(|piece| hash.update(&piece[..]));
+        pieces.for_each(|piece| hash.update((*piece).as_ref()));
         Digest(hash.finalize().into())
     }
 

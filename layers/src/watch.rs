@@ -1,6 +1,6 @@
 //! Telling how far long work is, and being told to stop, also within one large file.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
 use crate::error::{Error, Result};
 use crate::store::Progress;
@@ -71,7 +71,7 @@ impl<'a> Watch<'a> {
 
     /// What a reader gives is counted.
     pub(crate) fn reader<R>(&mut self, input: R) -> Watched<'_, 'a, R> {
-        Watched { input, watch: self }
+        Watched { input, watch: self, consumed: 0 }
     }
 }
 
@@ -79,6 +79,8 @@ impl<'a> Watch<'a> {
 pub(crate) struct Watched<'w, 'a, R> {
     input: R,
     watch: &'w mut Watch<'a>,
+    /// What was consumed and not told yet.
+    consumed: u64,
 }
 
 impl<R> Watched<'_, '_, R> {
@@ -92,5 +94,18 @@ impl<R: Read> Read for Watched<'_, '_, R> {
         let n = self.input.read(buf)?;
         self.watch.add(n as u64).map_err(io::Error::other)?;
         Ok(n)
+    }
+}
+
+impl<R: BufRead> BufRead for Watched<'_, '_, R> {
+    /// Telling is for the read before: what is not consumed may be asked for again.
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.watch.add(std::mem::take(&mut self.consumed)).map_err(io::Error::other)?;
+        self.input.fill_buf()
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.consumed += n as u64;
+        self.input.consume(n);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::io::Read;
+use std::io::BufRead;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -40,7 +40,6 @@ pub(crate) struct Extractor {
     policy: Policy,
     /// The directories in which entries are being made. However many an archive has, no more are kept.
     held: HashMap<Vec<u8>, Held>,
-    buffer: Vec<u8>,
     pub(crate) files: u64,
     pub(crate) bytes: u64,
     /// Entries left out, with the reason: device nodes and the like.
@@ -57,7 +56,6 @@ impl Extractor {
             root: TreeRoot::of(root)?,
             policy,
             held: HashMap::new(),
-            buffer: vec![0; 256 << 10],
             files: 0,
             bytes: 0,
             skipped: 0,
@@ -65,7 +63,7 @@ impl Extractor {
     }
 
     /// Writes one entry and its data.
-    pub(crate) fn add<R: Read>(&mut self, e: Entry, input: &mut Reader<R>) -> Result<()> {
+    pub(crate) fn add<R: BufRead>(&mut self, e: Entry, input: &mut Reader<R>) -> Result<()> {
         if self.held.len() >= HELD {
             self.release()?;
         }
@@ -262,7 +260,7 @@ impl Extractor {
         Err(failed(&e.path, "make the directory")(Errno::EXIST))
     }
 
-    fn file<R: Read>(
+    fn file<R: BufRead>(
         &mut self,
         parent: &OwnedFd,
         name: &[u8],
@@ -285,30 +283,20 @@ impl Extractor {
             return self.finish_by_fd(&fd, e);
         }
         loop {
-            // One write for small files: fill the buffer before writing.
-            let mut have = 0;
-            while have < self.buffer.len() {
-                match input.read(&mut self.buffer[have..])? {
-                    0 => break,
-                    n => have += n,
-                }
-            }
-            let mut rest = &self.buffer[..have];
-            while !rest.is_empty() {
-                let n = rustix::io::retry_on_intr(|| rustix::io::write(&fd, rest))
-                    .map_err(failed(&e.path, "write"))?;
-                rest = &rest[n..];
-            }
-            self.bytes += have as u64;
-            if have < self.buffer.len() {
+            let chunk = input.data()?;
+            if chunk.is_empty() {
                 break;
             }
+            let n = rustix::io::retry_on_intr(|| rustix::io::write(&fd, chunk))
+                .map_err(failed(&e.path, "write"))?;
+            input.consume(n);
+            self.bytes += n as u64;
         }
         self.finish_by_fd(&fd, e)
     }
 
     /// Writes what a sparse file has, and leaves its holes.
-    fn pieces<R: Read>(
+    fn pieces<R: BufRead>(
         &mut self,
         fd: &OwnedFd,
         pieces: &[(u64, u64)],
@@ -318,19 +306,16 @@ impl Extractor {
         for (place, length) in pieces {
             let (mut at, end) = (*place, place + length);
             while at < end {
-                let want = self.buffer.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
-                let have = input.read(&mut self.buffer[..want])?;
-                if have == 0 {
+                let chunk = input.data()?;
+                if chunk.is_empty() {
                     return Err(Error::archive(&e.path, "less data than the map of a sparse file says"));
                 }
-                let mut rest = &self.buffer[..have];
-                while !rest.is_empty() {
-                    let n = rustix::io::retry_on_intr(|| rustix::io::pwrite(fd, rest, at))
-                        .map_err(failed(&e.path, "write"))?;
-                    at += n as u64;
-                    rest = &rest[n..];
-                }
-                self.bytes += have as u64;
+                let chunk = &chunk[..chunk.len().min(usize::try_from(end - at).unwrap_or(usize::MAX))];
+                let n = rustix::io::retry_on_intr(|| rustix::io::pwrite(fd, chunk, at))
+                    .map_err(failed(&e.path, "write"))?;
+                input.consume(n);
+                at += n as u64;
+                self.bytes += n as u64;
             }
         }
         rustix::fs::ftruncate(fd, e.size).map_err(failed(&e.path, "set the size of"))

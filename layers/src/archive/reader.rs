@@ -2,7 +2,7 @@
 //! how they read an archive, it is an error: a file that two tools see differently hides something.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{BufRead, Read};
 
 use fields::{field, header_name, mode, number, plain_number, seconds, time};
 
@@ -83,7 +83,7 @@ fn bad(entry: &[u8], reason: &'static str) -> Error {
     Error::archive(entry, reason)
 }
 
-impl<R: Read> Reader<R> {
+impl<R: BufRead> Reader<R> {
     pub(crate) fn new(input: R, bounds: Bounds) -> Self {
         Reader {
             input,
@@ -350,9 +350,39 @@ impl<R: Read> Reader<R> {
         Ok(n)
     }
 
+    /// The next of the data of the current entry, as it lies in the reader's buffer; nothing at its end. What is
+    /// used has to be [`consume`](Reader::consume)d.
+    pub(crate) fn data(&mut self) -> Result<&[u8]> {
+        if self.remaining == 0 {
+            return Ok(&[]);
+        }
+        // (The borrow checker takes the first answer for lent in the loop, so it is asked for twice.)
+        loop {
+            match self.input.fill_buf() {
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(read_error(e)),
+                Ok([]) => return Err(bad(&self.at, "the archive ends inside a file")),
+                Ok(_) => break,
+            }
+        }
+        let bytes = self.input.fill_buf().map_err(read_error)?;
+        Ok(&bytes[..bytes.len().min(usize::try_from(self.remaining).unwrap_or(usize::MAX))])
+    }
+
+    /// Counts so much of [`data`](Reader::data) as used.
+    pub(crate) fn consume(&mut self, n: usize) {
+        self.input.consume(n);
+        self.remaining -= n as u64;
+    }
+
     fn skip(&mut self) -> Result<()> {
+        loop {
+            match self.data()?.len() {
+                0 => break,
+                n => self.consume(n),
+            }
+        }
         let mut waste = [0; BLOCK];
-        while self.read(&mut waste)? > 0 {}
         let pad = std::mem::take(&mut self.padding);
         self.input.read_exact(&mut waste[..pad]).map_err(|e| match e.kind() {
             std::io::ErrorKind::UnexpectedEof => bad(&self.at, "the archive ends inside a block"),

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::{Receiver, Sender, SyncSender};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
@@ -133,31 +133,87 @@ impl<R: BufRead> BufRead for Taken<'_, R> {
     }
 }
 
+/// A buffer of the pipeline. It goes back to where it was filled when nobody needs it any more: a new one each
+/// time would cost its pages and their zeros again.
+struct Buffer {
+    bytes: Vec<u8>,
+    home: Sender<Vec<u8>>,
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // Nobody at home: the pipeline has ended.
+        let _ = self.home.send(std::mem::take(&mut self.bytes));
+    }
+}
+
+/// Where buffers are filled and come back to. There are as many as are under way at once.
+struct Buffers {
+    home: Sender<Vec<u8>>,
+    free: Receiver<Vec<u8>>,
+}
+
+impl Buffers {
+    fn new() -> Buffers {
+        let (home, free) = std::sync::mpsc::channel();
+        Buffers { home, free }
+    }
+
+    /// A piece of this size, or the rest.
+    fn fill(&self, input: &mut impl Read) -> std::io::Result<Arc<Buffer>> {
+        let mut bytes = self.free.try_recv().unwrap_or_default();
+        bytes.resize(PIECE, 0);
+        let mut have = 0;
+        while have < PIECE {
+            match input.read(&mut bytes[have..]) {
+                Ok(0) => break,
+                Ok(n) => have += n,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        bytes.truncate(have);
+        Ok(Arc::new(Buffer { bytes, home: self.home.clone() }))
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// A piece of the archive, stored or plain, or why there is no more.
-type Piece = std::io::Result<Arc<Vec<u8>>>;
+type Piece = std::io::Result<Arc<Buffer>>;
 
 /// The archive as another thread gives it.
 struct Pieces {
     input: Receiver<Piece>,
-    current: Arc<Vec<u8>>,
+    current: Option<Arc<Buffer>>,
     at: usize,
 }
 
 impl Pieces {
     fn new(input: Receiver<Piece>) -> Pieces {
-        Pieces { input, current: Arc::default(), at: 0 }
+        Pieces { input, current: None, at: 0 }
+    }
+
+    fn rest(&self) -> &[u8] {
+        self.current.as_ref().map_or(&[], |piece| &piece.bytes[self.at..])
     }
 }
 
 impl BufRead for Pieces {
     fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
-        while self.at == self.current.len() {
+        while self.rest().is_empty() {
+            // Given back before the next is waited for.
+            self.current = None;
             match self.input.recv() {
-                Ok(piece) => (self.current, self.at) = (piece?, 0),
+                Ok(piece) => (self.current, self.at) = (Some(piece?), 0),
                 Err(_) => return Ok(&[]),
             }
         }
-        Ok(&self.current[self.at..])
+        Ok(self.rest())
     }
 
     fn consume(&mut self, n: usize) {
@@ -173,13 +229,6 @@ impl Read for Pieces {
         self.consume(n);
         Ok(n)
     }
-}
-
-/// A piece of this size, or the rest.
-fn piece(input: &mut impl Read) -> std::io::Result<Vec<u8>> {
-    let mut piece = Vec::with_capacity(PIECE);
-    input.take(PIECE as u64).read_to_end(&mut piece)?;
-    Ok(piece)
 }
 
 /// What the reading thread found.
@@ -199,11 +248,12 @@ fn read_archive(
     // One byte more than expected tells that there are more.
     let input = input.take(limit.map_or(u64::MAX, |n| n.saturating_add(1)));
     let mut input = Tee::new(input, blob);
+    let buffers = Buffers::new();
     loop {
-        match piece(&mut input) {
-            Ok(bytes) if bytes.is_empty() => break,
-            Ok(bytes) => {
-                if stored.send(Ok(Arc::new(bytes))).is_err() {
+        match buffers.fill(&mut input) {
+            Ok(piece) if piece.bytes.is_empty() => break,
+            Ok(piece) => {
+                if stored.send(Ok(piece)).is_err() {
                     return Ok(None);
                 }
             }
@@ -223,29 +273,30 @@ fn decompress(
     mut stored: Pieces,
     compression: Compression,
     plain: &SyncSender<Piece>,
-    hashed: &SyncSender<Arc<Vec<u8>>>,
+    hashed: &SyncSender<Arc<Buffer>>,
 ) -> std::io::Result<bool> {
     {
         let (taken, mut given) = (AtomicU64::new(0), 0u64);
+        let buffers = Buffers::new();
         let mut reader = compression.reader(Taken { input: &mut stored, bytes: &taken })?;
         loop {
-            let bytes = match piece(&mut reader) {
-                Ok(bytes) => Arc::new(bytes),
+            let piece = match buffers.fill(&mut reader) {
+                Ok(piece) => piece,
                 Err(e) => {
                     let _ = plain.send(Err(e));
                     return Ok(false);
                 }
             };
-            if bytes.is_empty() {
+            if piece.bytes.is_empty() {
                 break;
             }
-            given += bytes.len() as u64;
+            given += piece.bytes.len() as u64;
             if let Err(limit) = ratio(given, &taken) {
                 let _ = plain.send(Err(std::io::Error::other(limit)));
                 return Ok(false);
             }
-            let unheard = compression != Compression::None && hashed.send(Arc::clone(&bytes)).is_err();
-            if unheard || plain.send(Ok(bytes)).is_err() {
+            let unheard = compression != Compression::None && hashed.send(Arc::clone(&piece)).is_err();
+            if unheard || plain.send(Ok(piece)).is_err() {
                 return Ok(false);
             }
         }
@@ -273,7 +324,7 @@ impl Store {
             .map_err(Error::io("make", &ingest.path))?;
         let (to_decompress, stored) = std::sync::mpsc::sync_channel(PIECES);
         let (plain, pieces) = std::sync::mpsc::sync_channel(PIECES);
-        let (to_hash, hashed) = std::sync::mpsc::sync_channel::<Arc<Vec<u8>>>(PIECES);
+        let (to_hash, hashed) = std::sync::mpsc::sync_channel::<Arc<Buffer>>(PIECES);
         let (stored, decompressed, diff_id, unpacked) = std::thread::scope(|scope| -> Result<_> {
             let thread = || std::thread::Builder::new().name("boxship-unpack".into());
             let fail = || Error::io::<std::io::Error>("start a thread for", &ingest.path);
