@@ -1,5 +1,6 @@
 //! Layer archives: a strict reader and an extractor that never leaves its directory.
 
+pub(crate) mod acl;
 pub(crate) mod extract;
 pub(crate) mod reader;
 pub(crate) mod write;

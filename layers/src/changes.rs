@@ -6,14 +6,15 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use flate2::{Compression as Level, GzBuilder};
 use rustix::fs::{AtFlags, FileType, Stat};
 use tar::EntryType;
 
+use crate::archive::acl::{self, Acl};
 use crate::archive::write::{Item, Writer};
-use crate::descent::{self, Descent, Opened};
+use crate::descent::{self, Descent, Opened, Whose};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::image::{Image, ImageOptions};
@@ -56,17 +57,26 @@ impl Owners {
     /// Ids outside of a container's range are nobody's in it.
     fn map(self, id: u32) -> u64 {
         match self {
-            Owners::AsTheyAre => id.into(),
-            Owners::From(first) => match id.checked_sub(first).filter(|n| *n < 65_536) {
-                Some(n) => n.into(),
-                // What the image itself brought keeps the image's ids.
-                None if id < 65_536 => id.into(),
-                None => 65_534,
-            },
             Owners::Root => 0,
+            _ => self.known(id).unwrap_or(NOBODY).into(),
+        }
+    }
+
+    /// What the image calls somebody, if it knows them.
+    fn known(self, id: u32) -> Option<u32> {
+        match self {
+            Owners::AsTheyAre => Some(id),
+            Owners::From(first) => {
+                // What the image itself brought keeps the image's ids.
+                id.checked_sub(first).filter(|n| *n < 65_536).or(Some(id).filter(|id| *id < 65_536))
+            }
+            Owners::Root => None,
         }
     }
 }
+
+/// Whose id is none of the container's.
+const NOBODY: u32 = 65_534;
 
 /// What a commit records besides the files.
 #[derive(Clone, Debug, Default)]
@@ -180,7 +190,7 @@ impl Store {
             // No name and no time in the header: the same layer is the same bytes.
             let gzip = GzBuilder::new().mtime(0).write(out, Level::new(6));
             let mut archive = Archive::new(gzip, owners, options.created, Watch::new(&mut part));
-            archive.layer(upper)?;
+            archive.tree(upper)?;
             archive.writer.finish().and_then(|gzip| gzip.finish()).map(drop).map_err(write_error)
         })?;
         drop(part);
@@ -251,8 +261,9 @@ fn level_of(descent: &Descent, path: &[u8], changes: &mut Vec<Change>) -> Result
     Ok((all.into_iter(), below))
 }
 
-struct Archive<'a, W: Write> {
+pub(crate) struct Archive<'a, W: Write> {
     writer: Writer<W>,
+    whose: Whose,
     watch: Watch<'a>,
     owners: Owners,
     /// The latest time that an entry may have.
@@ -263,13 +274,25 @@ struct Archive<'a, W: Write> {
 
 impl<'a, W: Write> Archive<'a, W> {
     fn new(out: W, owners: Owners, latest: Option<u64>, watch: Watch<'a>) -> Archive<'a, W> {
-        Archive { writer: Writer::new(out), watch, owners, latest, linked: HashMap::new() }
+        let (writer, whose) = (Writer::new(out), Whose::Store);
+        Archive { writer, whose, watch, owners, latest, linked: HashMap::new() }
     }
 
-    /// A writable layer in the form of an image's: whiteouts are files of their own.
-    fn layer(&mut self, upper: Opened) -> Result<()> {
+    /// Writes a directory of the host, whole: names in order, owners as they are.
+    pub(crate) fn of_host(path: &Path, out: W, watch: Watch<'a>) -> Result<()> {
+        let mut archive = Archive { whose: Whose::Host, ..Archive::new(out, Owners::AsTheyAre, None, watch) };
+        let root = descent::open_host(path).map_err(Error::io("open", path))?;
+        let stat = rustix::fs::fstat(&*root).map_err(Error::io("read", path))?;
+        archive.add(b".", &root, b".", &stat)?;
+        archive.tree(root)?;
+        archive.writer.finish().map(drop).map_err(write_error)
+    }
+
+    /// A writable layer in the form of an image's: whiteouts are files of their own. In a directory of the host
+    /// nothing is one.
+    fn tree(&mut self, top: Opened) -> Result<()> {
         let mut path = Vec::new();
-        let mut descent = Descent::new([upper]).map_err(fail(&path))?;
+        let mut descent = Descent::of(self.whose, [top]).map_err(fail(&path))?;
         let mut levels = vec![(self.names(&descent, &path)?, 0)];
         while let Some((names, before)) = levels.last_mut() {
             path.truncate(*before);
@@ -281,7 +304,7 @@ impl<'a, W: Write> Archive<'a, W> {
             let dir = descent.dir(0).map_err(fail(&path))?;
             let stat = rustix::fs::statat(dir, OsStr::from_bytes(&name), AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(fail(&path))?;
-            if is_whiteout(&stat) {
+            if is_whiteout(&stat) && self.whose == Whose::Store {
                 self.mark(&path, &[b".wh.", &name[..]].concat())?;
                 continue;
             }
@@ -303,7 +326,7 @@ impl<'a, W: Write> Archive<'a, W> {
     /// The names in a directory of a writable layer, in order. That it is opaque is written.
     fn names(&mut self, descent: &Descent, path: &[u8]) -> Result<std::vec::IntoIter<Vec<u8>>> {
         let dir = descent.dir(0).map_err(fail(path))?;
-        if !path.is_empty() && is_opaque(dir.as_fd()).map_err(fail(path))? {
+        if self.whose == Whose::Store && !path.is_empty() && is_opaque(dir.as_fd()).map_err(fail(path))? {
             self.mark(path, b".wh..wh..opq")?;
         }
         let mut all = merged::names(dir).map_err(fail(path))?;
@@ -360,14 +383,14 @@ impl<'a, W: Write> Archive<'a, W> {
                 self.writer.put(&item, io::empty())
             }
             EntryType::Directory => {
-                let fd = descent::open_dir(dir.as_fd(), name).map_err(fail(path))?;
-                attributes = kept(merged::xattrs(fd.as_fd()).map_err(fail(path))?);
+                let fd = self.whose.dir(dir.as_fd(), name).map_err(fail(path))?;
+                attributes = kept(merged::xattrs(fd.as_fd()).map_err(fail(path))?, self.owners);
                 (item.path, item.xattrs) = (&with_slash, &attributes);
                 self.writer.put(&item, io::empty())
             }
             EntryType::Regular => {
-                file = descent::open_file(dir.as_fd(), name).map_err(fail(path))?;
-                attributes = kept(merged::xattrs(file.as_fd()).map_err(fail(path))?);
+                file = self.whose.file(dir.as_fd(), name).map_err(fail(path))?;
+                attributes = kept(merged::xattrs(file.as_fd()).map_err(fail(path))?, self.owners);
                 item.size = u64::try_from(stat.st_size).unwrap_or(0);
                 item.xattrs = &attributes;
                 let data = self.watch.reader(io::BufReader::with_capacity(128 << 10, &*file));
@@ -383,8 +406,8 @@ impl<'a, W: Write> Archive<'a, W> {
 }
 
 /// The attributes that belong to an image: file capabilities, without the user namespace they were set in,
-/// and `user.*` but for overlayfs's own.
-fn kept(all: BTreeMap<Vec<u8>, Vec<u8>>) -> Vec<(Vec<u8>, Vec<u8>)> {
+/// access control lists with the ids of the image, and `user.*` but for overlayfs's own.
+fn kept(all: BTreeMap<Vec<u8>, Vec<u8>>, owners: Owners) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut kept = Vec::new();
     for (key, mut value) in all {
         if key == b"security.capability" {
@@ -394,6 +417,9 @@ fn kept(all: BTreeMap<Vec<u8>, Vec<u8>>) -> Vec<(Vec<u8>, Vec<u8>)> {
                 value.truncate(20);
             }
             kept.push((key, value));
+        } else if [acl::ACCESS, acl::DEFAULT].contains(&&key[..]) {
+            let acl = Acl::of_bytes(&value).and_then(|acl| acl.map(|id| owners.known(id)));
+            kept.extend(acl.map(|acl| (key, acl.to_bytes())));
         } else if key.starts_with(b"user.") && !key.starts_with(b"user.overlay.") {
             kept.push((key, value));
         }

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::rc::Rc;
 
 use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags};
@@ -55,14 +56,52 @@ impl Drop for Opened {
     }
 }
 
-/// Opens a directory.
+/// Whose tree it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// The store's: modes may be lent.
+    Store,
+    /// The host's, in which nothing is changed.
+    Host,
+}
+
+/// Opens a directory of the store.
 pub(crate) fn open_dir(parent: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Opened> {
     open(parent, name, OFlags::DIRECTORY, SEARCH)
 }
 
-/// Opens what should be a regular file; a fifo in its place keeps nobody waiting.
+/// Opens what should be a regular file of the store; a fifo in its place keeps nobody waiting.
 pub(crate) fn open_file(parent: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Opened> {
     open(parent, name, OFlags::NONBLOCK, READ)
+}
+
+impl Whose {
+    /// Opens a directory of such a tree.
+    pub(crate) fn dir(self, parent: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Opened> {
+        match self {
+            Whose::Store => open_dir(parent, name),
+            Whose::Host => as_it_is(parent, name, OFlags::DIRECTORY | OFlags::NOFOLLOW),
+        }
+    }
+
+    /// Opens a regular file of such a tree.
+    pub(crate) fn file(self, parent: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Opened> {
+        match self {
+            Whose::Store => open_file(parent, name),
+            Whose::Host => as_it_is(parent, name, OFlags::NONBLOCK | OFlags::NOFOLLOW),
+        }
+    }
+}
+
+/// Opens a directory that the caller named, who may have named a symlink.
+pub(crate) fn open_host(path: &Path) -> rustix::io::Result<Opened> {
+    as_it_is(CWD, path.as_os_str().as_bytes(), OFlags::DIRECTORY)
+}
+
+fn as_it_is(parent: BorrowedFd<'_>, name: &[u8], flags: OFlags) -> rustix::io::Result<Opened> {
+    let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(parent, OsStr::from_bytes(name), flags, Mode::empty())?;
+    Ok(Opened { file: Rc::new(file.into()), lent: None })
 }
 
 fn open(parent: BorrowedFd<'_>, name: &[u8], flags: OFlags, wide: u32) -> rustix::io::Result<Opened> {
@@ -124,6 +163,7 @@ struct Dir {
 /// A way down one tree, or several of the same shape side by side. Of the directories on it few are open at a time
 /// besides those in which it ends; what is opened again, by `..`, has to be the directory that it was.
 pub(crate) struct Descent {
+    whose: Whose,
     levels: Vec<Vec<Dir>>,
     open: usize,
     /// The highest level that may have something to close.
@@ -132,8 +172,12 @@ pub(crate) struct Descent {
 
 impl Descent {
     pub(crate) fn new(roots: impl IntoIterator<Item = Opened>) -> rustix::io::Result<Descent> {
+        Descent::of(Whose::Store, roots)
+    }
+
+    pub(crate) fn of(whose: Whose, roots: impl IntoIterator<Item = Opened>) -> rustix::io::Result<Descent> {
         let roots: Vec<Dir> = roots.into_iter().map(|root| dir(root, 0)).collect::<Result<_, _>>()?;
-        Ok(Descent { open: roots.len(), levels: vec![roots], closed: 0 })
+        Ok(Descent { whose, open: roots.len(), levels: vec![roots], closed: 0 })
     }
 
     /// The directories in which it ends.
@@ -157,7 +201,8 @@ impl Descent {
         let mut result = Ok(());
         for &i in which {
             let Some(above) = last.get_mut(i) else { continue };
-            let opened = above.file.as_ref().ok_or(Errno::BADF).and_then(|file| open_dir(file.as_fd(), name));
+            let opened =
+                above.file.as_ref().ok_or(Errno::BADF).and_then(|file| self.whose.dir(file.as_fd(), name));
             match opened.and_then(|opened| dir(opened, i)) {
                 Ok(dir) => level.push(dir),
                 Err(e) => {

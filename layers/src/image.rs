@@ -20,11 +20,12 @@ pub(crate) use documents::{
 };
 use documents::{chosen_from, documents};
 
-use crate::changes::CommitOptions;
+use crate::changes::{Archive, CommitOptions};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::host::HostImage;
 use crate::store::{AddedLayer, Expected, Progress, Publish, Store, is_damage, there};
+use crate::watch::Watch;
 
 const INDEX: &str = "index.json";
 const NAME: &str = "org.opencontainers.image.ref.name";
@@ -156,10 +157,12 @@ impl Store {
         add.finish(&manifest, Some(&name))
     }
 
-    /// Imports a directory of the host. Ownership is kept when the store can keep it.
+    /// Imports a directory of the host. Ownership is kept when the store can keep it, and so are the attributes that
+    /// [`import`](Store::import) keeps. The same tree is the same layer: names are in order. Nothing in the directory
+    /// is changed, and what the caller may not read is an error.
     ///
     /// # Errors
-    /// As [`import`](Store::import).
+    /// As [`import`](Store::import); [`Error::Archive`] for a name that begins with `.wh.`, which would mean a deletion.
     pub fn import_directory(
         &self,
         dir: &Path,
@@ -171,15 +174,12 @@ impl Store {
         if !dir.is_dir() {
             return Err(Error::invalid("directory", format!("{dir:?} is not a directory")));
         }
-        let (_guard, archive) = self.scratch_archive(|out| {
-            let mut builder = tar::Builder::new(out);
-            builder.follow_symlinks(false);
-            builder
-                .append_dir_all(".", dir)
-                .and_then(|()| builder.finish())
-                .map_err(Error::io("archive", dir))
-        })?;
-        self.import(archive, name, options, observe)
+        let mut watch = Watch::new(observe);
+        let mut part = watch.part();
+        let written = self.scratch_archive(|out| Archive::of_host(dir, out, Watch::new(&mut part)));
+        drop(part);
+        let (_guard, archive) = written?;
+        self.import(archive, name, options, &mut watch.part())
     }
 
     /// Makes an image of programs of this host, with the libraries they need, `/etc/passwd` and

@@ -12,12 +12,16 @@ use std::rc::Rc;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
+use super::acl;
 use super::reader::{Entry, Kind, Reader};
 use crate::error::{Error, Result};
 use crate::tree::TreeRoot;
 
 /// Open directories kept; a layer rarely alternates between more.
 const HELD: usize = 64;
+
+/// Bytes of default access control lists of one layer, with the names of their directories.
+const HANDED_ON: usize = 4 << 20;
 
 /// How the caller may store what the archive says.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +44,9 @@ pub(crate) struct Extractor {
     policy: Policy,
     /// The directories in which entries are being made. However many an archive has, no more are kept.
     held: HashMap<Vec<u8>, Held>,
+    /// Access control lists that directories hand on to what is made in them: they get them when all is made.
+    handed_on: HashMap<Vec<u8>, Vec<u8>>,
+    handed_on_size: usize,
     pub(crate) files: u64,
     pub(crate) bytes: u64,
     /// Entries left out, with the reason: device nodes and the like.
@@ -56,6 +63,8 @@ impl Extractor {
             root: TreeRoot::of(root)?,
             policy,
             held: HashMap::new(),
+            handed_on: HashMap::new(),
+            handed_on_size: 0,
             files: 0,
             bytes: 0,
             skipped: 0,
@@ -117,6 +126,10 @@ impl Extractor {
     /// Applies what had to wait for the files.
     pub(crate) fn finish(mut self) -> Result<(u64, u64, u64)> {
         self.release()?;
+        for (path, acl) in &self.handed_on {
+            let fd = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+            set_attribute(&fd, acl::DEFAULT, acl, path)?;
+        }
         Ok((self.files, self.bytes, self.skipped))
     }
 
@@ -140,13 +153,27 @@ impl Extractor {
             let (uid, gid) = owner(e);
             rustix::fs::fchown(&*fd, Some(uid), Some(gid)).map_err(failed(&e.path, "set the owner of"))?;
         }
+        self.handed_on.remove(&e.path);
         for (key, value) in &e.xattrs {
-            self.set_xattr(&fd, key, value, e)?;
+            if key == acl::DEFAULT && self.policy.owners {
+                self.hand_on(e, value)?;
+            } else {
+                self.set_xattr(&fd, key, value, e)?;
+            }
         }
         // The root of a layer is renamed when it is published, which takes the right to change it. It is nobody's
         // "/": that is the container's own.
         let wide = if e.path.is_empty() && !self.policy.owners { 0o700 } else { 0 };
         self.held.insert(e.path.clone(), Held { fd, mode: Some(e.mode | wide), times: times(e) });
+        Ok(())
+    }
+
+    fn hand_on(&mut self, e: &Entry, acl: &[u8]) -> Result<()> {
+        self.handed_on_size += e.path.len() + acl.len();
+        if self.handed_on_size > HANDED_ON {
+            return Err(Error::Limit { what: "default access control lists", limit: HANDED_ON as u64 });
+        }
+        self.handed_on.insert(e.path.clone(), acl.to_vec());
         Ok(())
     }
 
@@ -233,6 +260,7 @@ impl Extractor {
             Err(Errno::ISDIR) => {
                 // Later entries win, as with tar; what is held below it is gone with it.
                 self.held.retain(|p, _| !below(p, path));
+                self.handed_on.retain(|p, _| !below(p, path));
                 crate::fsx::remove_tree(parent.as_fd(), OsStr::from_bytes(name))
                     .map_err(Error::io("replace", Path::new(OsStr::from_bytes(path)).to_owned()))
             }
@@ -389,20 +417,19 @@ impl Extractor {
         rustix::fs::futimens(fd, &times(e)).map_err(failed(&e.path, "set the time of"))
     }
 
-    /// `security.capability` and `user.*` only: others would speak to the host's kernel or overlay.
+    /// `security.capability`, access control lists and `user.*` only: others would speak to the host's kernel or
+    /// overlay.
     fn set_xattr(&self, fd: &OwnedFd, key: &[u8], value: &[u8], e: &Entry) -> Result<()> {
         let ours = key.starts_with(b"user.overlay.");
-        if ours || !(key.starts_with(b"user.") || key == b"security.capability" && self.policy.owners) {
+        let owners = (key == b"security.capability" || key == acl::ACCESS) && self.policy.owners;
+        if ours || !(key.starts_with(b"user.") || owners) {
             return Ok(());
         }
         if key == b"security.capability" && value.is_empty() {
             // The kernel looks at others only, and runs no file that has this one.
             return Err(Error::archive(&e.path, "an empty extended attribute security.capability"));
         }
-        match rustix::fs::fsetxattr(fd, key, value, XattrFlags::empty()) {
-            Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
-            Err(err) => Err(failed(&e.path, "set an extended attribute of")(err)),
-        }
+        set_attribute(fd, key, value, &e.path)
     }
 
     /// For what cannot be opened for writing: links and fifos.
@@ -420,6 +447,13 @@ impl Extractor {
         }
         rustix::fs::utimensat(parent, name, &times(e), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(failed(&e.path, "set the time of"))
+    }
+}
+
+fn set_attribute(fd: &OwnedFd, key: &[u8], value: &[u8], path: &[u8]) -> Result<()> {
+    match rustix::fs::fsetxattr(fd, key, value, XattrFlags::empty()) {
+        Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
+        Err(err) => Err(failed(path, "set an extended attribute of")(err)),
     }
 }
 

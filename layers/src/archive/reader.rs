@@ -7,6 +7,7 @@ use std::io::{BufRead, Read};
 use fields::{field, header_name, mode, number, plain_number, seconds, time};
 
 use super::Bounds;
+use super::acl::{Acl, FORMS, Fault};
 use crate::error::{Error, Result};
 
 mod fields;
@@ -264,11 +265,7 @@ impl<R: BufRead> Reader<R> {
                 Some(v) => time(v).ok_or_else(|| bad(&shown, "malformed PAX mtime"))?,
                 None => (seconds(&header[MTIME..148]).ok_or_else(|| bad(&shown, "malformed mtime"))?, 0),
             },
-            xattrs: ext
-                .pax
-                .iter()
-                .filter_map(|(k, v)| Some((k.strip_prefix(b"SCHILY.xattr.")?.to_vec(), v.clone())))
-                .collect(),
+            xattrs: attributes(&ext.pax, &shown)?,
             path: clean(name, &self.bounds)?,
             link,
             pieces,
@@ -448,6 +445,31 @@ impl<R: BufRead> Reader<R> {
 /// Why there is no more of the archive. Whoever decompresses it may have found a limit.
 pub(crate) fn read_error(source: std::io::Error) -> Error {
     Error::io_or_own("read", "the archive")(source)
+}
+
+/// The extended attributes of an entry. Access control lists may be told in words, and what is told twice has to be
+/// the same.
+fn attributes(pax: &BTreeMap<Vec<u8>, Vec<u8>>, shown: &[u8]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+    let attribute =
+        |(k, v): (&Vec<u8>, &Vec<u8>)| Some((k.strip_prefix(b"SCHILY.xattr.")?.to_vec(), v.clone()));
+    let mut all: BTreeMap<Vec<u8>, Vec<u8>> = pax.iter().filter_map(attribute).collect();
+    for (words, key) in FORMS {
+        let malformed = || bad(shown, "a malformed access control list");
+        let bytes = all.get(key).map(|v| Acl::of_bytes(v).ok_or_else(malformed)).transpose()?;
+        let told = match pax.get(words).map(|v| Acl::of_text(v)) {
+            Some(Err(Fault::Malformed)) => return Err(malformed()),
+            Some(Ok(acl)) => Some(acl),
+            // Whom it is about only the host knew that wrote it.
+            Some(Err(Fault::Names)) | None => None,
+        };
+        if bytes.is_some() && told.is_some() && bytes != told {
+            return Err(bad(shown, "two different access control lists"));
+        }
+        if let Some(acl) = bytes.or(told) {
+            all.insert(key.to_vec(), acl.to_bytes());
+        }
+    }
+    Ok(all)
 }
 
 fn padding(size: u64) -> usize {

@@ -5,6 +5,8 @@ use std::io::{self, Read, Write};
 
 use tar::{EntryType, Header};
 
+use super::acl::{Acl, FORMS};
+
 /// What an entry is made of.
 pub(crate) struct Item<'a> {
     pub(crate) path: &'a [u8],
@@ -83,6 +85,12 @@ impl<W: Write> Writer<W> {
         }
         for (key, value) in item.xattrs {
             record(&mut records, &[b"SCHILY.xattr.", &key[..]].concat(), value);
+            // In words, too: some know only these, and some only the others.
+            if let Some((words, _)) = FORMS.iter().find(|(_, attribute)| attribute == key)
+                && let Some(acl) = Acl::of_bytes(value)
+            {
+                record(&mut records, words, &acl.to_text());
+            }
         }
         header.set_mode(item.mode & 0o7777);
         header.set_entry_type(item.kind);
