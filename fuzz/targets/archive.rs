@@ -5,8 +5,20 @@ use boxship_layers::fuzzing::archive;
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 
-const PAX: [&str; 8] = ["path", "linkpath", "size", "mtime", "uid", "gid", "SCHILY.xattr.user.a", "comment"];
-const VALUES: [&str; 12] = [
+const PAX: [&str; 10] = [
+    "path",
+    "linkpath",
+    "size",
+    "mtime",
+    "uid",
+    "gid",
+    "SCHILY.xattr.user.a",
+    "SCHILY.acl.access",
+    "SCHILY.acl.default",
+    "comment",
+];
+const VALUES: [&str; 13] = [
+    "user::rwx,user:lisa:r-x:1000,group::r--,mask::r-x,other::---",
     "0",
     "3",
     "700",

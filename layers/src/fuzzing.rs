@@ -90,3 +90,48 @@ pub fn index(text: &[u8]) -> crate::Result<Vec<(Option<String>, String)>> {
     let line = |d| (crate::image::name_of(d).map(str::to_owned), d.digest().to_string());
     Ok(index.manifests().iter().map(line).collect())
 }
+
+/// The names that Docker's `manifest.json` has: for each image of its parts, as they are looked up, and its own.
+///
+/// # Errors
+/// [`crate::Error`] for what is none.
+pub fn docker_manifest(text: &[u8]) -> crate::Result<Vec<(Vec<String>, Vec<String>)>> {
+    crate::interchange::load::docker_parts(text)
+}
+
+/// What a load makes of documents: of `$0`, `$1`, … in one that of an earlier document is the digest. The first is
+/// `repositories` of Docker's first form, whose ids are the numbers of the others.
+///
+/// # Errors
+/// None: both results are given as they are.
+#[allow(clippy::type_complexity, reason = "two results")]
+#[must_use]
+pub fn load_graph(
+    text: &str,
+    platform: &crate::Platform,
+) -> (crate::Result<Option<Vec<u8>>>, crate::Result<Vec<(Vec<String>, usize)>>) {
+    let mut parts = text.split("\n---\n");
+    let repositories = parts.next().unwrap_or_default();
+    let mut documents: Vec<Vec<u8>> = Vec::new();
+    for part in parts.take(10) {
+        let mut part = part.to_owned();
+        for (i, earlier) in documents.iter().enumerate().rev() {
+            part = part.replace(&format!("${i}"), &crate::Digest::of(earlier).to_string());
+        }
+        documents.push(part.into_bytes());
+    }
+    crate::interchange::load::graph(&documents, repositories.as_bytes(), platform)
+}
+
+/// What this version may do with a store of such a format: everything, read, or nothing.
+///
+/// # Errors
+/// [`crate::Error`] for what is no format.
+pub fn format(text: &[u8]) -> crate::Result<&'static str> {
+    use crate::store::{Access, Format};
+    Ok(match Format::parse(text)?.access() {
+        Access::Full => "full",
+        Access::Read(_) => "read",
+        Access::None(_) => "none",
+    })
+}

@@ -1,6 +1,6 @@
 //! Archives that other tools write and read: OCI layouts and Docker's own form, several images in one.
 
-mod load;
+pub(crate) mod load;
 mod old;
 mod parallel;
 mod save;

@@ -43,6 +43,9 @@ pub(super) enum Parts {
     Spooled(Ingest, BTreeMap<String, Part>),
     /// A directory, which a stranger may have made.
     Directory(TreeRoot),
+    /// Documents that a fuzzer made.
+    #[cfg(fuzzing)]
+    Memory(BTreeMap<String, Vec<u8>>),
 }
 
 pub(super) enum Part {
@@ -131,6 +134,8 @@ impl Parts {
     fn open(&self, name: &str) -> Result<Option<File>> {
         let name = key("", name)?;
         match self {
+            #[cfg(fuzzing)]
+            Parts::Memory(_) => Ok(None),
             Parts::Directory(root) => {
                 let flags = OFlags::RDONLY | OFlags::NONBLOCK;
                 let fd = match root.entry(name.as_bytes(), flags) {
@@ -161,6 +166,10 @@ impl Parts {
     }
 
     pub(super) fn document(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        #[cfg(fuzzing)]
+        if let Parts::Memory(all) = self {
+            return Ok(all.get(&key("", name)?).cloned());
+        }
         let Some(file) = self.open(name)? else { return Ok(None) };
         let mut bytes = Vec::new();
         file.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes).map_err(Error::io("read", name))?;
@@ -273,8 +282,7 @@ impl Store {
     }
 
     fn load_docker(&self, parts: &Parts, list: &[u8], watch: &mut Watch<'_>) -> Result<Vec<Image>> {
-        let list: Vec<DockerImage> =
-            serde_json::from_slice(list).map_err(|source| Error::Json { what: "manifest", source })?;
+        let list = docker_images(list)?;
         let mut images = Vec::new();
         for image in list {
             let not_found =
@@ -339,6 +347,54 @@ impl Store {
         }
         Ok(images)
     }
+}
+
+fn docker_images(list: &[u8]) -> Result<Vec<DockerImage>> {
+    serde_json::from_slice(list).map_err(|source| Error::Json { what: "manifest", source })
+}
+
+/// What `manifest.json` names: for each image the names of its parts as they are looked up, and its own.
+#[cfg(fuzzing)]
+pub(crate) fn docker_parts(list: &[u8]) -> Result<Vec<(Vec<String>, Vec<String>)>> {
+    let mut all = Vec::new();
+    for image in docker_images(list)? {
+        let parts = image.layers.iter().chain([&image.config]).map(|name| key("", name));
+        let names = image.repo_tags.iter().flatten().map(|tag| normalise(tag));
+        all.push((parts.collect::<Result<_>>()?, names.collect::<Result<_>>()?));
+    }
+    Ok(all)
+}
+
+/// What a load finds in documents: the manifest for a platform below the last one, and the names and layers of the
+/// images that `repositories` names.
+#[cfg(fuzzing)]
+pub(crate) fn graph(
+    documents: &[Vec<u8>],
+    repositories: &[u8],
+    platform: &Platform,
+) -> (Result<Option<Vec<u8>>>, Result<Vec<(Vec<String>, usize)>>) {
+    let mut all = BTreeMap::new();
+    for (i, bytes) in documents.iter().enumerate() {
+        all.insert(format!("blobs/sha256/{}", Digest::of(bytes).hex()), bytes.clone());
+        all.insert(format!("{i}/json"), bytes.clone());
+    }
+    let parts = Parts::Memory(all);
+    let chosen = || {
+        let Some(last) = documents.last() else { return Ok(None) };
+        let media = oci_spec::image::MediaType::ImageIndex;
+        let d = crate::image::descriptor(media, last.len() as u64, &Digest::of(last))?;
+        let found = choose(&parts, &d, platform, 0, &mut 0)?;
+        if let Some((_, manifest)) = &found {
+            let _ = parts.blob(manifest.config())?.map(|config| diff_ids(&config)).transpose()?;
+        }
+        let _ = tag_of(&d)?;
+        Ok(found.map(|(bytes, _)| bytes))
+    };
+    let old = || {
+        let images = old::images(&parts, repositories)?;
+        images.into_iter().map(|i| i.config(&[]).map(|_| (i.names, i.layers.len()))).collect()
+    };
+    (chosen(), old())
 }
 
 /// Stores an index and all that it names, as far as the archive has it. `None` for what is no index.
