@@ -102,6 +102,9 @@ fn main() {
         generate::run(number("BOXSHIP_HOSTILE", 2000), number("BOXSHIP_HOSTILE_SEED", 1), &random)
     }));
     let conclusion = libtest_mimic::run(&arguments, trials);
+    if let Some(summary) = bombs::summary() {
+        println!("{summary}");
+    }
     if !listing {
         sentinel.check();
     }
