@@ -456,7 +456,7 @@ fn attributes(pax: &BTreeMap<Vec<u8>, Vec<u8>>, shown: &[u8]) -> Result<BTreeMap
     for (words, key) in FORMS {
         let malformed = || bad(shown, "a malformed access control list");
         let bytes = all.get(key).map(|v| Acl::of_bytes(v).ok_or_else(malformed)).transpose()?;
-        let told = match pax.get(words).map(|v| Acl::of_text(v)) {
+        let told = match pax.get(words).filter(|v| !v.is_empty()).map(|v| Acl::of_text(v)) {
             Some(Err(Fault::Malformed)) => return Err(malformed()),
             Some(Ok(acl)) => Some(acl),
             // Whom it is about only the host knew that wrote it.

@@ -100,7 +100,6 @@ pub fn cases() -> Vec<Case> {
         "security.ima",
         "security.evm",
         "security.apparmor",
-        "system.posix_acl_default",
         "system.nfs4_acl",
         "btrfs.compression",
         "USER.a",
@@ -108,6 +107,30 @@ pub fn cases() -> Vec<Case> {
     ] {
         let name = format!("kept_out_{key}");
         all.push(read(&name, with(attr(key, b"y")), &[("a", x())]));
+    }
+    let list =
+        b"\x02\0\0\0\x01\0\x07\0\xff\xff\xff\xff\x04\0\x05\0\xff\xff\xff\xff\x20\0\x05\0\xff\xff\xff\xff";
+    let (access, default) = ("system.posix_acl_access", "system.posix_acl_default");
+    all.push(read("kept_out_default_list_of_a_file", with(attr(default, list)), &[("a", x())]));
+    all.push(read("list_of_no_words", with(rec("SCHILY.acl.access", "")), &[("a", x())]));
+    all.push(read(
+        "kept_out_list_of_a_symlink",
+        tar(&[pax(attr(access, list)), sym("a", "b")]),
+        &[("a", Node::sym("b"))],
+    ));
+    for (name, records) in [
+        ("malformed", attr(access, b"y")),
+        ("malformed_default", attr(default, b"y")),
+        ("of_another_version", attr(access, &[&b"\x03"[..], &list[1..]].concat())),
+        ("cut_off", attr(access, &list[..list.len() - 1])),
+        ("empty", attr(access, b"")),
+        ("words_twice", rec("SCHILY.acl.access", "user::rwx,user::r-x,group::r-x,other::r-x")),
+        (
+            "words_that_say_another",
+            [attr(access, list), rec("SCHILY.acl.access", "user::r-x,group::r-x,other::r-x")].concat(),
+        ),
+    ] {
+        all.push(refused(&format!("list_{name}"), with(records), &["\"a\"", "access control list"]));
     }
     all.push(read(
         "kept_out_of_directories",
