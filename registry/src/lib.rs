@@ -10,6 +10,8 @@ pub mod fuzzing;
 mod pull;
 mod push;
 mod reference;
+#[cfg(feature = "server")]
+mod server;
 mod tls;
 
 pub use auth::{Anonymous, CredentialProvider, Credentials, Keyring};
@@ -18,3 +20,5 @@ pub use error::{Error, Result};
 pub use pull::{PullEvent, PullOptions, PullPolicy};
 pub use push::PushEvent;
 pub use reference::ImageRef;
+#[cfg(feature = "server")]
+pub use server::{Registry, RegistryBuilder, RegistryHandle, Rights, Swept, TokenAuth, Users};

@@ -268,7 +268,7 @@ fn digest_of(repository: &Repository, d: &Descriptor) -> Result<Digest> {
         .map_err(|e: boxship_layers::Error| content(repository, "a descriptor", &e.to_string()))
 }
 
-async fn manifest(repository: &Repository, selector: &str, size: Option<u64>) -> Result<Vec<u8>> {
+pub(crate) async fn manifest(repository: &Repository, selector: &str, size: Option<u64>) -> Result<Vec<u8>> {
     let url = repository.url(&format!("manifests/{selector}"))?;
     let what = format!("{}/{}:{selector}", repository.registry, repository.name);
     let call = Call::get(url, "ask for a manifest at", &what).accept(&MANIFESTS)?;
