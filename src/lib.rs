@@ -25,4 +25,6 @@ pub mod registry {
         Anonymous, Client, ClientBuilder, CredentialProvider, Credentials, Error, ImageRef, Keyring,
         PullEvent, PullPolicy, PushEvent,
     };
+    #[cfg(feature = "server")]
+    pub use boxship_registry::{Registry, RegistryBuilder, RegistryHandle, Rights, Swept, TokenAuth, Users};
 }

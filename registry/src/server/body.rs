@@ -54,19 +54,20 @@ impl Inbox {
         }
     }
 
-    /// Some pieces together; none at the end.
-    pub(super) async fn gather(&mut self) -> Reply<Vec<Bytes>> {
+    /// Some pieces together; none at the end. Those that came before it broke off are of use, too.
+    pub(super) async fn gather(&mut self) -> (Vec<Bytes>, Reply<()>) {
         let (mut pieces, mut size) = (Vec::new(), 0);
         while size < PIECE {
-            match self.next().await? {
-                Some(piece) => {
+            match self.next().await {
+                Ok(Some(piece)) => {
                     size += piece.len();
                     pieces.push(piece);
                 }
-                None => break,
+                Ok(None) => break,
+                Err(refusal) => return (pieces, Err(refusal)),
             }
         }
-        Ok(pieces)
+        (pieces, Ok(()))
     }
 
     /// A small body as a whole.

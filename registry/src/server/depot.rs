@@ -18,7 +18,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
 
 use boxship_layers::{Digest, Durability};
 use serde_json::Value;
@@ -32,8 +31,6 @@ use crate::error::{Error, Result};
 
 /// The largest file that is not content.
 const MAX_LINK: u64 = MAX_MANIFEST;
-/// What was of use this long ago need not be said to be so again.
-const TOUCHED: Duration = Duration::from_secs(60);
 /// Locks for the names of repositories.
 const STRIPES: usize = 64;
 
@@ -108,9 +105,11 @@ impl Depot {
     pub(super) fn blob(&self, name: &Name, digest: &Digest) -> io::Result<Option<u64>> {
         let _linking = self.linking.read().unwrap_or_else(PoisonError::into_inner);
         let link = link_at(name, "_blobs", digest);
-        let Some((_, time)) = self.disk.stat(&link)? else { return Ok(None) };
+        if !self.disk.exists(&link)? {
+            return Ok(None);
+        }
         let found = self.disk.stat(&blob_at(digest))?.map(|(size, _)| size);
-        if found.is_some() && !SystemTime::now().duration_since(time).is_ok_and(|age| age < TOUCHED) {
+        if found.is_some() {
             self.disk.touch(&link)?;
         }
         Ok(found)

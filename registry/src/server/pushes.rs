@@ -176,25 +176,27 @@ async fn receive(
     let gone = || Refusal::from(std::io::Error::other("an upload was lost"));
     loop {
         // While some of it is written, more comes.
-        let next = inbox.gather().await;
+        let (pieces, broken) = inbox.gather().await;
         if let Some(job) = away.take() {
             here = Some(job.await.map_err(std::io::Error::other)??);
         }
         let mut upload = here.take().ok_or_else(gone)?;
-        let pieces = match next {
-            Ok(pieces) => pieces,
-            Err(refusal) => {
-                upload.leave();
-                return Err(refusal);
-            }
-        };
         size += pieces.iter().map(|p| p.len() as u64).sum::<u64>();
-        let done = pieces.is_empty();
+        let done = pieces.is_empty() && broken.is_ok();
         let too_much = length.is_some_and(|n| size - begun > n);
         if size > max || too_much || done && length.is_some_and(|n| size - begun != n) {
             blocking(move || Ok(upload.cut(begun)?)).await?;
             let wrong = || Refusal::bad_request("SIZE_INVALID", "the body is not as long as its range");
             return Err(if size > max { limit() } else { wrong() });
+        }
+        if let Err(refusal) = broken {
+            blocking(move || {
+                upload.append(&pieces)?;
+                upload.leave();
+                Ok(())
+            })
+            .await?;
+            return Err(refusal);
         }
         if done {
             return Ok(upload);

@@ -45,9 +45,9 @@ fn next(answer: &Answer) -> Option<String> {
 fn tags(t: &Target, name: &str) {
     let bytes = t.image(name);
     for tag in ["c", "a", "d.1", "b"] {
-        t.put(name, tag, MANIFEST, &bytes).is(201);
+        t.put(name, tag, MANIFEST, &bytes).expect(201);
     }
-    let answer = t.get(&format!("/v2/{name}/tags/list")).is(200);
+    let answer = t.get(&format!("/v2/{name}/tags/list")).expect(200);
     assert_eq!(answer.json()["name"], name);
     assert_eq!(list(&answer, "tags"), ["a", "b", "c", "d.1"]);
     assert!(answer.header("content-type").is_some_and(|k| k.starts_with("application/json")), "{answer}");
@@ -56,7 +56,7 @@ fn tags(t: &Target, name: &str) {
 fn case(t: &Target, name: &str) {
     let bytes = t.image(name);
     for tag in ["b", "A", "C", "a"] {
-        t.put(name, tag, MANIFEST, &bytes).is(201);
+        t.put(name, tag, MANIFEST, &bytes).expect(201);
     }
     assert_eq!(list(&t.get(&format!("/v2/{name}/tags/list")), "tags"), ["A", "a", "b", "C"]);
 }
@@ -69,7 +69,7 @@ fn ten(t: &Target, name: &str) -> Vec<String> {
     let bytes = t.image(name);
     let tags: Vec<String> = (0..10).map(|n| format!("v{n}")).collect();
     for tag in &tags {
-        t.put(name, tag, MANIFEST, &bytes).is(201);
+        t.put(name, tag, MANIFEST, &bytes).expect(201);
     }
     tags
 }
@@ -80,7 +80,7 @@ fn pages(t: &Target, name: &str) {
         let (mut found, mut target) = (Vec::new(), Some(format!("/v2/{name}/tags/list?n={n}")));
         let mut requests = 0;
         while let Some(at) = target {
-            let answer = t.get(&at).is(200);
+            let answer = t.get(&at).expect(200);
             let page = list(&answer, "tags");
             target = next(&answer);
             assert!(page.len() == n || target.is_none() && page.len() < n, "{answer}");
@@ -94,13 +94,13 @@ fn pages(t: &Target, name: &str) {
 
 fn zero(t: &Target, name: &str) {
     ten(t, name);
-    let answer = t.get(&format!("/v2/{name}/tags/list?n=0")).is(200);
+    let answer = t.get(&format!("/v2/{name}/tags/list?n=0")).expect(200);
     assert!(list(&answer, "tags").is_empty() && answer.header("link").is_none(), "{answer}");
 }
 
 fn last(t: &Target, name: &str) {
     ten(t, name);
-    let tags = |query: &str| list(&t.get(&format!("/v2/{name}/tags/list?{query}")).is(200), "tags");
+    let tags = |query: &str| list(&t.get(&format!("/v2/{name}/tags/list?{query}")).expect(200), "tags");
     assert_eq!(tags("last=v7"), ["v8", "v9"]);
     assert_eq!(tags("last=v6&n=2"), ["v7", "v8"]);
     assert_eq!(tags("last=v77"), ["v8", "v9"], "a tag that is not there");
@@ -110,10 +110,10 @@ fn last(t: &Target, name: &str) {
 fn number(t: &Target, name: &str) {
     ten(t, name);
     for n in ["x", "-1", "1.5", "%00"] {
-        let answer = t.get(&format!("/v2/{name}/tags/list?n={n}")).is(400);
+        let answer = t.get(&format!("/v2/{name}/tags/list?n={n}")).expect(400);
         assert!(!answer.code().is_empty());
     }
-    t.get(&format!("/v2/{name}/tags/list?n=99999999999999999999")).is(400);
+    t.get(&format!("/v2/{name}/tags/list?n=99999999999999999999")).expect(400);
 }
 
 fn catalog(t: &Target, name: &str) {
@@ -124,7 +124,7 @@ fn catalog(t: &Target, name: &str) {
     let mut found = Vec::new();
     let mut target = Some("/v2/_catalog?n=2".to_owned());
     while let Some(at) = target {
-        let answer = t.get(&at).is(200);
+        let answer = t.get(&at).expect(200);
         let page = list(&answer, "repositories");
         assert!(page.len() <= 2, "{answer}");
         found.extend(page);
@@ -148,7 +148,7 @@ fn refer(t: &Target, name: &str, subject: &[u8], kind: &str, note: &str) -> Stri
         "layers": [descriptor("text/plain", &content)],
         "subject": descriptor(MANIFEST, subject), "annotations": {"note": note}})
     .to_string();
-    t.put(name, &digest(bytes.as_bytes()), MANIFEST, bytes.as_bytes()).is(201);
+    t.put(name, &digest(bytes.as_bytes()), MANIFEST, bytes.as_bytes()).expect(201);
     digest(bytes.as_bytes())
 }
 
@@ -161,14 +161,14 @@ fn manifests(answer: &Answer) -> Vec<Value> {
 
 fn nobody(t: &Target, name: &str) {
     let target = format!("/v2/{name}/referrers/{}", digest(b"nothing"));
-    assert!(manifests(&t.get(&target).is(200)).is_empty());
+    assert!(manifests(&t.get(&target).expect(200)).is_empty());
     t.tagged(name, "1");
-    assert!(manifests(&t.get(&target).is(200)).is_empty());
+    assert!(manifests(&t.get(&target).expect(200)).is_empty());
 }
 
 fn no_digest(t: &Target, name: &str) {
     for bad in ["latest", "sha256:12", "sha256:zz", "md5:12"] {
-        t.get(&format!("/v2/{name}/referrers/{bad}")).is(400);
+        t.get(&format!("/v2/{name}/referrers/{bad}")).expect(400);
     }
 }
 
@@ -178,19 +178,19 @@ fn referrers(t: &Target, name: &str) {
     let one = refer(t, name, &subject, "application/x.one", "first");
     let two = refer(t, name, &subject, "application/x.two", "second");
     refer(t, name, &other, "application/x.one", "of another");
-    let found = manifests(&t.get(&format!("/v2/{name}/referrers/{}", digest(&subject))).is(200));
+    let found = manifests(&t.get(&format!("/v2/{name}/referrers/{}", digest(&subject))).expect(200));
     assert_eq!(found.len(), 2);
     let of = |digest: &str| found.iter().find(|d| d["digest"] == digest).expect("listed").clone();
     assert_eq!(of(&one)["artifactType"], "application/x.one");
     assert_eq!(of(&two)["annotations"]["note"], "second");
     assert_eq!(of(&two)["mediaType"], MANIFEST);
-    let size = t.get(&format!("/v2/{name}/manifests/{two}")).is(200).body.len();
+    let size = t.get(&format!("/v2/{name}/manifests/{two}")).expect(200).body.len();
     assert_eq!(of(&two)["size"], size);
     // Without a type of its own it has that of its config.
     let mut value: Value = serde_json::from_slice(&t.image(name)).expect("JSON");
     value["subject"] = descriptor(MANIFEST, &subject);
-    t.put(name, "3", MANIFEST, value.to_string().as_bytes()).is(201);
-    let found = manifests(&t.get(&format!("/v2/{name}/referrers/{}", digest(&subject))).is(200));
+    t.put(name, "3", MANIFEST, value.to_string().as_bytes()).expect(201);
+    let found = manifests(&t.get(&format!("/v2/{name}/referrers/{}", digest(&subject))).expect(200));
     assert!(found.iter().any(|d| d["artifactType"] == crate::subject::CONFIG), "{found:?}");
 }
 
@@ -199,13 +199,13 @@ fn filter(t: &Target, name: &str) {
     let one = refer(t, name, &subject, "application/x.one", "");
     refer(t, name, &subject, "application/x.two", "");
     let target = format!("/v2/{name}/referrers/{}", digest(&subject));
-    let answer = t.get(&format!("{target}?artifactType=application%2Fx.one")).is(200);
+    let answer = t.get(&format!("{target}?artifactType=application%2Fx.one")).expect(200);
     assert_eq!(answer.header("oci-filters-applied"), Some("artifactType"));
     let found = manifests(&answer);
     assert!(found.len() == 1 && found[0]["digest"] == one, "{answer}");
-    let answer = t.get(&format!("{target}?artifactType=application/x.none")).is(200);
+    let answer = t.get(&format!("{target}?artifactType=application/x.none")).expect(200);
     assert!(manifests(&answer).is_empty());
-    assert_eq!(t.get(&target).is(200).header("oci-filters-applied"), None);
+    assert_eq!(t.get(&target).expect(200).header("oci-filters-applied"), None);
 }
 
 fn index(t: &Target, name: &str) {
@@ -213,8 +213,8 @@ fn index(t: &Target, name: &str) {
     let bytes = json!({"schemaVersion": 2, "mediaType": INDEX, "artifactType": "application/x.index",
         "manifests": [descriptor(MANIFEST, &subject)], "subject": descriptor(MANIFEST, &subject)})
     .to_string();
-    t.put(name, "index", INDEX, bytes.as_bytes()).is(201);
-    let found = manifests(&t.get(&format!("/v2/{name}/referrers/{}", digest(&subject))).is(200));
+    t.put(name, "index", INDEX, bytes.as_bytes()).expect(201);
+    let found = manifests(&t.get(&format!("/v2/{name}/referrers/{}", digest(&subject))).expect(200));
     assert_eq!((found.len(), &found[0]["mediaType"]), (1, &json!(INDEX)));
     assert_eq!(found[0]["artifactType"], "application/x.index");
 }
@@ -228,7 +228,7 @@ fn many(t: &Target, name: &str) {
     let mut target =
         Some(format!("/v2/{name}/referrers/{}?n=3&artifactType=application/x.one", digest(&subject)));
     while let Some(at) = target {
-        let answer = t.get(&at).is(200);
+        let answer = t.get(&at).expect(200);
         found.extend(manifests(&answer).iter().map(|d| d["digest"].as_str().expect("one").to_owned()));
         target = next(&answer);
         pages += 1;
@@ -241,18 +241,18 @@ fn later(t: &Target, name: &str) {
     let subject = t.image(name);
     refer(t, name, &subject, "application/x.one", "");
     let target = format!("/v2/{name}/referrers/{}", digest(&subject));
-    assert_eq!(manifests(&t.get(&target).is(200)).len(), 1);
-    t.put(name, "1", MANIFEST, &subject).is(201);
-    assert_eq!(manifests(&t.get(&target).is(200)).len(), 1);
+    assert_eq!(manifests(&t.get(&target).expect(200)).len(), 1);
+    t.put(name, "1", MANIFEST, &subject).expect(201);
+    assert_eq!(manifests(&t.get(&target).expect(200)).len(), 1);
     // And go before them.
-    t.delete(&format!("/v2/{name}/manifests/{}", digest(&subject))).is(202);
-    assert_eq!(manifests(&t.get(&target).is(200)).len(), 1);
+    t.delete(&format!("/v2/{name}/manifests/{}", digest(&subject))).expect(202);
+    assert_eq!(manifests(&t.get(&target).expect(200)).len(), 1);
 }
 
 fn deleted(t: &Target, name: &str) {
     let subject = t.tagged(name, "1");
     let one = refer(t, name, &subject, "application/x.one", "");
-    t.delete(&format!("/v2/{name}/manifests/{one}")).is(202);
+    t.delete(&format!("/v2/{name}/manifests/{one}")).expect(202);
     let target = format!("/v2/{name}/referrers/{}", digest(&subject));
-    assert!(manifests(&t.get(&target).is(200)).is_empty());
+    assert!(manifests(&t.get(&target).expect(200)).is_empty());
 }

@@ -34,7 +34,7 @@ impl Answer {
     }
 
     #[track_caller]
-    pub fn is(self, status: u16) -> Answer {
+    pub fn expect(self, status: u16) -> Answer {
         assert_eq!(self.status, status, "{self}");
         self
     }
@@ -68,10 +68,14 @@ pub struct Wire(pub TcpStream);
 
 impl Wire {
     pub fn open(host: &str) -> Wire {
-        let stream = TcpStream::connect(host).unwrap_or_else(|e| panic!("{host}: {e}"));
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
-        stream.set_write_timeout(Some(Duration::from_secs(20))).expect("set");
-        Wire(stream)
+        Wire::try_open(host).unwrap_or_else(|e| panic!("{host}: {e}"))
+    }
+
+    pub fn try_open(host: &str) -> std::io::Result<Wire> {
+        let stream = TcpStream::connect(host)?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        stream.set_write_timeout(Some(Duration::from_secs(20)))?;
+        Ok(Wire(stream))
     }
 
     pub fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
@@ -170,9 +174,15 @@ impl Wire {
     }
 }
 
-/// One request on a connection of its own.
-pub fn ask(host: &str, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
-    let mut wire = Wire::open(host);
+/// One request on a connection of its own; `None` when nobody answers.
+pub fn try_ask(
+    host: &str,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Option<Answer> {
+    let mut wire = Wire::try_open(host).ok()?;
     let length = body.len().to_string();
     let mut all: Vec<(&str, &str)> = headers.to_vec();
     all.push(("Connection", "close"));
@@ -183,5 +193,10 @@ pub fn ask(host: &str, method: &str, target: &str, headers: &[(&str, &str)], bod
     let _ = wire.send(b"\r\n");
     // It may answer, and close, before it has read everything.
     let _ = wire.send(body);
-    wire.answer(method == "HEAD").unwrap_or_else(|| panic!("{method} {target}: no answer"))
+    wire.answer(method == "HEAD")
+}
+
+/// The same of a registry that has to answer.
+pub fn ask(host: &str, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    try_ask(host, method, target, headers, body).unwrap_or_else(|| panic!("{method} {target}: no answer"))
 }

@@ -20,12 +20,17 @@
     reason = "a test binary"
 )]
 
+mod access;
+mod attack;
+mod crash;
 mod discovery;
 mod http;
+mod life;
 mod management;
 mod pull;
 mod push;
 mod subject;
+mod through;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -45,6 +50,13 @@ pub type Requirement = (&'static str, Who, fn(&Target, &str));
 fn runs(program: &str) -> bool {
     std::process::Command::new(program).arg("--version").output().is_ok()
 }
+
+fn runs_openssl() -> bool {
+    std::process::Command::new("openssl").arg("version").output().is_ok()
+}
+
+/// A test of ours alone: its name, what it needs, and what it does.
+pub type Test = (&'static str, Option<&'static str>, fn());
 
 /// Whether a failure is asked for where something is missing.
 pub fn required(need: &str) -> bool {
@@ -91,11 +103,21 @@ fn trials(requirement: Requirement, peer: bool) -> Vec<Trial> {
 }
 
 fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    if let [_, role, root] = args.as_slice()
+        && role == "--as=server"
+    {
+        return crash::serve(std::path::Path::new(root));
+    }
     let arguments = Arguments::from_args();
     let peer = runs("docker-registry") && runs("setpriv");
     let mut all = Vec::new();
     for part in [pull::REQUIREMENTS, push::REQUIREMENTS, discovery::REQUIREMENTS, management::REQUIREMENTS] {
         all.extend(part.iter().flat_map(|requirement| trials(*requirement, peer)));
+    }
+    for (name, need, f) in [attack::TESTS, access::TESTS, life::TESTS, crash::TESTS, through::TESTS].concat()
+    {
+        all.push(trial(name, need.map(|need| (need, runs_openssl())), f));
     }
     let (own, peer) =
         if arguments.list { (None, None) } else { (Some(Own::start(|b| b)), peer.then(Peer::start)) };

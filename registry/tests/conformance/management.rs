@@ -18,54 +18,57 @@ pub const REQUIREMENTS: &[Requirement] = &[
 
 fn tag(t: &Target, name: &str) {
     let bytes = t.tagged(name, "1");
-    t.put(name, "2", MANIFEST, &bytes).is(201);
-    t.delete(&format!("/v2/{name}/manifests/1")).is(202);
+    t.put(name, "2", MANIFEST, &bytes).expect(201);
+    t.delete(&format!("/v2/{name}/manifests/1")).expect(202);
     t.get(&format!("/v2/{name}/manifests/1")).refused(404, "MANIFEST_UNKNOWN");
-    t.delete(&format!("/v2/{name}/manifests/1")).is(404);
+    t.delete(&format!("/v2/{name}/manifests/1")).expect(404);
     for reference in ["2".to_owned(), digest(&bytes)] {
-        assert_eq!(t.get(&format!("/v2/{name}/manifests/{reference}")).is(200).body, bytes);
+        assert_eq!(t.get(&format!("/v2/{name}/manifests/{reference}")).expect(200).body, bytes);
     }
-    assert_eq!(t.get(&format!("/v2/{name}/tags/list")).is(200).json()["tags"], serde_json::json!(["2"]));
+    assert_eq!(t.get(&format!("/v2/{name}/tags/list")).expect(200).json()["tags"], serde_json::json!(["2"]));
 }
 
 fn manifest(t: &Target, name: &str) {
     let (bytes, other) = (t.tagged(name, "1"), t.tagged(name, "other"));
-    t.put(name, "2", MANIFEST, &bytes).is(201);
-    t.delete(&format!("/v2/{name}/manifests/{}", digest(&bytes))).is(202);
+    t.put(name, "2", MANIFEST, &bytes).expect(201);
+    t.delete(&format!("/v2/{name}/manifests/{}", digest(&bytes))).expect(202);
     for reference in ["1".to_owned(), "2".into(), digest(&bytes)] {
-        t.get(&format!("/v2/{name}/manifests/{reference}")).is(404);
+        t.get(&format!("/v2/{name}/manifests/{reference}")).expect(404);
     }
-    assert_eq!(t.get(&format!("/v2/{name}/tags/list")).is(200).json()["tags"], serde_json::json!(["other"]));
-    assert_eq!(t.get(&format!("/v2/{name}/manifests/other")).is(200).body, other);
+    assert_eq!(
+        t.get(&format!("/v2/{name}/tags/list")).expect(200).json()["tags"],
+        serde_json::json!(["other"])
+    );
+    assert_eq!(t.get(&format!("/v2/{name}/manifests/other")).expect(200).body, other);
 }
 
 fn again(t: &Target, name: &str) {
     let bytes = t.tagged(name, "1");
-    t.delete(&format!("/v2/{name}/manifests/{}", digest(&bytes))).is(202);
-    t.put(name, "1", MANIFEST, &bytes).is(201);
-    assert_eq!(t.get(&format!("/v2/{name}/manifests/1")).is(200).body, bytes);
+    t.delete(&format!("/v2/{name}/manifests/{}", digest(&bytes))).expect(202);
+    t.put(name, "1", MANIFEST, &bytes).expect(201);
+    assert_eq!(t.get(&format!("/v2/{name}/manifests/1")).expect(200).body, bytes);
 }
 
 fn blob(t: &Target, name: &str) {
     let digest = t.blob(name, &noise(100));
-    t.delete(&format!("/v2/{name}/blobs/{digest}")).is(202);
+    t.delete(&format!("/v2/{name}/blobs/{digest}")).expect(202);
     t.get(&format!("/v2/{name}/blobs/{digest}")).refused(404, "BLOB_UNKNOWN");
-    t.head(&format!("/v2/{name}/blobs/{digest}")).is(404);
+    t.head(&format!("/v2/{name}/blobs/{digest}")).expect(404);
 }
 
 fn elsewhere(t: &Target, name: &str) {
     let bytes = noise(100);
     t.blob(name, &bytes);
     let digest = t.blob(&format!("{name}/other"), &bytes);
-    t.delete(&format!("/v2/{name}/blobs/{digest}")).is(202);
-    t.get(&format!("/v2/{name}/blobs/{digest}")).is(404);
-    assert_eq!(t.get(&format!("/v2/{name}/other/blobs/{digest}")).is(200).body, bytes);
+    t.delete(&format!("/v2/{name}/blobs/{digest}")).expect(202);
+    t.get(&format!("/v2/{name}/blobs/{digest}")).expect(404);
+    assert_eq!(t.get(&format!("/v2/{name}/other/blobs/{digest}")).expect(200).body, bytes);
 }
 
 fn unknown(t: &Target, name: &str) {
     t.tagged(name, "1");
-    t.delete(&format!("/v2/{name}/blobs/{}", digest(b"nothing"))).is(404);
-    t.delete(&format!("/v2/{name}/manifests/{}", digest(b"nothing"))).is(404);
+    t.delete(&format!("/v2/{name}/blobs/{}", digest(b"nothing"))).expect(404);
+    t.delete(&format!("/v2/{name}/manifests/{}", digest(b"nothing"))).expect(404);
 }
 
 fn method(t: &Target, name: &str) {
@@ -88,7 +91,7 @@ fn errors(t: &Target, name: &str) {
         format!("/v2/{name}/tags/list"),
     ];
     for target in targets {
-        let answer = t.get(&target).is(404);
+        let answer = t.get(&target).expect(404);
         assert!(!answer.code().is_empty());
         let value = answer.json();
         assert!(value["errors"].as_array().is_some_and(|e| !e.is_empty()), "{answer}");

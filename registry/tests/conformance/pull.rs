@@ -27,14 +27,14 @@ pub const REQUIREMENTS: &[Requirement] = &[
 ];
 
 fn base(t: &Target, _: &str) {
-    let answer = t.get("/v2/").is(200);
+    let answer = t.get("/v2/").expect(200);
     assert_eq!(answer.header("docker-distribution-api-version"), Some("registry/2.0"));
 }
 
 fn manifest(t: &Target, name: &str) {
     let bytes = t.tagged(name, "1");
     for reference in ["1".to_owned(), digest(&bytes)] {
-        let answer = t.get(&format!("/v2/{name}/manifests/{reference}")).is(200);
+        let answer = t.get(&format!("/v2/{name}/manifests/{reference}")).expect(200);
         assert_eq!(answer.body, bytes);
         assert_eq!(answer.header("docker-content-digest"), Some(digest(&bytes).as_str()));
     }
@@ -42,14 +42,14 @@ fn manifest(t: &Target, name: &str) {
 
 fn content_type(t: &Target, name: &str) {
     let bytes = t.tagged(name, "1");
-    let answer = t.get(&format!("/v2/{name}/manifests/1")).is(200);
+    let answer = t.get(&format!("/v2/{name}/manifests/1")).expect(200);
     assert_eq!(answer.header("content-type"), Some(MANIFEST), "{}", bytes.len());
 }
 
 fn manifest_head(t: &Target, name: &str) {
     let bytes = t.tagged(name, "1");
     for reference in ["1".to_owned(), digest(&bytes)] {
-        let answer = t.head(&format!("/v2/{name}/manifests/{reference}")).is(200);
+        let answer = t.head(&format!("/v2/{name}/manifests/{reference}")).expect(200);
         assert_eq!(answer.header("content-length"), Some(bytes.len().to_string().as_str()));
         assert_eq!(answer.header("docker-content-digest"), Some(digest(&bytes).as_str()));
         assert_eq!(answer.header("content-type"), Some(MANIFEST));
@@ -60,32 +60,32 @@ fn manifest_unknown(t: &Target, name: &str) {
     t.tagged(name, "1");
     for reference in ["2".to_owned(), digest(b"nothing")] {
         t.get(&format!("/v2/{name}/manifests/{reference}")).refused(404, "MANIFEST_UNKNOWN");
-        t.head(&format!("/v2/{name}/manifests/{reference}")).is(404);
+        t.head(&format!("/v2/{name}/manifests/{reference}")).expect(404);
     }
 }
 
 fn reference_invalid(t: &Target, name: &str) {
     t.tagged(name, "1");
-    t.get(&format!("/v2/{name}/manifests/.INVALID")).is(404);
-    t.head(&format!("/v2/{name}/manifests/.INVALID")).is(404);
+    t.get(&format!("/v2/{name}/manifests/.INVALID")).expect(404);
+    t.head(&format!("/v2/{name}/manifests/.INVALID")).expect(404);
 }
 
 fn repository_unknown(t: &Target, name: &str) {
-    t.get(&format!("/v2/{name}/none/manifests/1")).is(404);
-    t.get(&format!("/v2/{name}/none/blobs/{}", digest(b"x"))).is(404);
+    t.get(&format!("/v2/{name}/none/manifests/1")).expect(404);
+    t.get(&format!("/v2/{name}/none/blobs/{}", digest(b"x"))).expect(404);
 }
 
 fn blob(t: &Target, name: &str) {
     let bytes = noise(5000);
     let digest = t.blob(name, &bytes);
-    let answer = t.get(&format!("/v2/{name}/blobs/{digest}")).is(200);
+    let answer = t.get(&format!("/v2/{name}/blobs/{digest}")).expect(200);
     assert_eq!(answer.body, bytes);
     assert_eq!(answer.header("docker-content-digest"), Some(digest.as_str()));
 }
 
 fn blob_head(t: &Target, name: &str) {
     let digest = t.blob(name, &noise(5000));
-    let answer = t.head(&format!("/v2/{name}/blobs/{digest}")).is(200);
+    let answer = t.head(&format!("/v2/{name}/blobs/{digest}")).expect(200);
     assert_eq!(answer.header("content-length"), Some("5000"));
     assert_eq!(answer.header("docker-content-digest"), Some(digest.as_str()));
 }
@@ -93,7 +93,7 @@ fn blob_head(t: &Target, name: &str) {
 fn blob_unknown(t: &Target, name: &str) {
     t.tagged(name, "1");
     t.get(&format!("/v2/{name}/blobs/{}", digest(b"nothing"))).refused(404, "BLOB_UNKNOWN");
-    t.head(&format!("/v2/{name}/blobs/{}", digest(b"nothing"))).is(404);
+    t.head(&format!("/v2/{name}/blobs/{}", digest(b"nothing"))).expect(404);
 }
 
 fn blob_elsewhere(t: &Target, name: &str) {
@@ -104,14 +104,14 @@ fn blob_elsewhere(t: &Target, name: &str) {
 
 fn blob_empty(t: &Target, name: &str) {
     let digest = t.blob(name, b"");
-    let answer = t.get(&format!("/v2/{name}/blobs/{digest}")).is(200);
+    let answer = t.get(&format!("/v2/{name}/blobs/{digest}")).expect(200);
     assert_eq!((answer.body.len(), answer.header("content-length")), (0, Some("0")));
 }
 
 fn blob_large(t: &Target, name: &str) {
     let bytes = noise(9 << 20);
     let digest = t.blob(name, &bytes);
-    assert!(t.get(&format!("/v2/{name}/blobs/{digest}")).is(200).body == bytes);
+    assert!(t.get(&format!("/v2/{name}/blobs/{digest}")).expect(200).body == bytes);
 }
 
 fn ranges(t: &Target, name: &str) {
@@ -125,7 +125,8 @@ fn ranges(t: &Target, name: &str) {
         ("bytes=1048000-9999999", 1_048_000, 1 << 20),
         ("bytes=-7", (1 << 20) - 7, 1 << 20),
     ] {
-        let answer = t.send("GET", &format!("/v2/{name}/blobs/{digest}"), &[("Range", range)], b"").is(206);
+        let answer =
+            t.send("GET", &format!("/v2/{name}/blobs/{digest}"), &[("Range", range)], b"").expect(206);
         assert!(answer.body == bytes[from..to], "{range}");
         let want = format!("bytes {from}-{}/{}", to - 1, bytes.len());
         assert_eq!(answer.header("content-range"), Some(want.as_str()));
@@ -135,27 +136,28 @@ fn ranges(t: &Target, name: &str) {
 fn range_outside(t: &Target, name: &str) {
     let digest = t.blob(name, &noise(100));
     let answer =
-        t.send("GET", &format!("/v2/{name}/blobs/{digest}"), &[("Range", "bytes=100-")], b"").is(416);
+        t.send("GET", &format!("/v2/{name}/blobs/{digest}"), &[("Range", "bytes=100-")], b"").expect(416);
     assert_eq!(answer.header("content-range"), Some("bytes */100"));
 }
 
 fn ranges_odd(t: &Target, name: &str) {
     let digest = t.blob(name, &noise(100));
     for range in ["bytes=9-5", "bytes=x", "lines=1-2", "bytes=0-1,5-6", "bytes=99999999999999999999-"] {
-        let answer = t.send("GET", &format!("/v2/{name}/blobs/{digest}"), &[("Range", range)], b"").is(200);
+        let answer =
+            t.send("GET", &format!("/v2/{name}/blobs/{digest}"), &[("Range", range)], b"").expect(200);
         assert_eq!(answer.body.len(), 100, "{range}");
     }
     let other = [("Range", "bytes=0-1"), ("If-Range", "\"other\"")];
-    t.send("GET", &format!("/v2/{name}/blobs/{digest}"), &other, b"").is(200);
+    t.send("GET", &format!("/v2/{name}/blobs/{digest}"), &other, b"").expect(200);
 }
 
 fn not_modified(t: &Target, name: &str) {
     let bytes = t.tagged(name, "1");
-    let answer = t.get(&format!("/v2/{name}/manifests/1")).is(200);
+    let answer = t.get(&format!("/v2/{name}/manifests/1")).expect(200);
     let tag = answer.header("etag").expect("an ETag").to_owned();
     let target = format!("/v2/{name}/manifests/1");
-    t.send("GET", &target, &[("If-None-Match", &tag), ("Accept", MANIFEST)], b"").is(304);
-    t.send("GET", &target, &[("If-None-Match", "\"other\""), ("Accept", MANIFEST)], b"").is(200);
+    t.send("GET", &target, &[("If-None-Match", &tag), ("Accept", MANIFEST)], b"").expect(304);
+    t.send("GET", &target, &[("If-None-Match", "\"other\""), ("Accept", MANIFEST)], b"").expect(200);
     assert_eq!(t.get(&target).body, bytes);
 }
 
@@ -166,7 +168,7 @@ fn keep_alive(t: &Target, name: &str) {
     for method in ["GET", "HEAD", "GET"] {
         wire.head(method, &format!("/v2/{name}/blobs/{digest}"), &[]);
         wire.send(b"\r\n").expect("sent");
-        let answer = wire.answer(method == "HEAD").expect("an answer").is(200);
+        let answer = wire.answer(method == "HEAD").expect("an answer").expect(200);
         assert!(method == "HEAD" || answer.body == bytes);
     }
 }
@@ -174,5 +176,5 @@ fn keep_alive(t: &Target, name: &str) {
 fn encoded(t: &Target, name: &str) {
     let bytes = t.tagged(name, "1");
     let digest = digest(&bytes).replace(':', "%3A");
-    t.get(&format!("/v2/{name}/manifests/{digest}")).is(200);
+    t.get(&format!("/v2/{name}/manifests/{digest}")).expect(200);
 }

@@ -61,27 +61,27 @@ pub const REQUIREMENTS: &[Requirement] = &[
 
 fn post_then_put(t: &Target, name: &str) {
     let bytes = noise(1234);
-    let answer = t.send("POST", &format!("/v2/{name}/blobs/uploads/"), &[], b"").is(202);
-    let answer = t.finish(&answer.location(), &digest(&bytes), &bytes).is(201);
+    let answer = t.send("POST", &format!("/v2/{name}/blobs/uploads/"), &[], b"").expect(202);
+    let answer = t.finish(&answer.location(), &digest(&bytes), &bytes).expect(201);
     assert_eq!(answer.header("docker-content-digest"), Some(digest(&bytes).as_str()));
-    assert_eq!(t.get(&answer.location()).is(200).body, bytes);
+    assert_eq!(t.get(&answer.location()).expect(200).body, bytes);
 }
 
 fn single_post(t: &Target, name: &str) {
     let bytes = noise(1234);
     let target = format!("/v2/{name}/blobs/uploads/?digest={}", digest(&bytes));
-    let answer = t.send("POST", &target, &[], &bytes).is(201);
-    assert_eq!(t.get(&answer.location()).is(200).body, bytes);
+    let answer = t.send("POST", &target, &[], &bytes).expect(201);
+    assert_eq!(t.get(&answer.location()).expect(200).body, bytes);
     let target = format!("/v2/{name}/blobs/uploads/?digest={}", digest(b"other"));
     t.send("POST", &target, &[], &bytes).refused(400, "DIGEST_INVALID");
-    t.get(&format!("/v2/{name}/blobs/{}", digest(b"other"))).is(404);
+    t.get(&format!("/v2/{name}/blobs/{}", digest(b"other"))).expect(404);
 }
 
 fn digest_mismatch(t: &Target, name: &str) {
     let location = t.begin(name);
     t.finish(&location, &digest(b"other"), b"bytes").refused(400, "DIGEST_INVALID");
     for digest in [digest(b"other"), digest(b"bytes")] {
-        t.head(&format!("/v2/{name}/blobs/{digest}")).is(404);
+        t.head(&format!("/v2/{name}/blobs/{digest}")).expect(404);
     }
 }
 
@@ -101,52 +101,52 @@ fn chunks(t: &Target, name: &str) {
     let bytes = noise(3000);
     let mut location = t.begin(name);
     for (from, to) in [(0, 1000), (1000, 1001), (1001, 3000)] {
-        let answer = t.patch(&location, Some(&format!("{from}-{}", to - 1)), &bytes[from..to]).is(202);
+        let answer = t.patch(&location, Some(&format!("{from}-{}", to - 1)), &bytes[from..to]).expect(202);
         assert_eq!(answer.header("range"), Some(format!("0-{}", to - 1).as_str()));
         location = answer.location();
     }
-    t.finish(&location, &digest(&bytes), b"").is(201);
-    assert_eq!(t.get(&format!("/v2/{name}/blobs/{}", digest(&bytes))).is(200).body, bytes);
+    t.finish(&location, &digest(&bytes), b"").expect(201);
+    assert_eq!(t.get(&format!("/v2/{name}/blobs/{}", digest(&bytes))).expect(200).body, bytes);
 }
 
 fn last_chunk(t: &Target, name: &str) {
     let bytes = noise(3000);
-    let location = t.patch(&t.begin(name), Some("0-1999"), &bytes[..2000]).is(202).location();
+    let location = t.patch(&t.begin(name), Some("0-1999"), &bytes[..2000]).expect(202).location();
     let target = with_query(&location, "digest", &digest(&bytes));
-    t.send("PUT", &target, &[("Content-Range", "2000-2999")], &bytes[2000..]).is(201);
-    assert_eq!(t.get(&format!("/v2/{name}/blobs/{}", digest(&bytes))).is(200).body, bytes);
+    t.send("PUT", &target, &[("Content-Range", "2000-2999")], &bytes[2000..]).expect(201);
+    assert_eq!(t.get(&format!("/v2/{name}/blobs/{}", digest(&bytes))).expect(200).body, bytes);
 }
 
 fn out_of_order(t: &Target, name: &str) {
     let bytes = noise(3000);
     let start = t.begin(name);
-    t.patch(&start, Some("1000-1999"), &bytes[1000..2000]).is(416);
-    let location = t.patch(&start, Some("0-999"), &bytes[..1000]).is(202).location();
+    t.patch(&start, Some("1000-1999"), &bytes[1000..2000]).expect(416);
+    let location = t.patch(&start, Some("0-999"), &bytes[..1000]).expect(202).location();
     // Again, and with a hole.
-    t.patch(&location, Some("0-999"), &bytes[..1000]).is(416);
-    let answer = t.patch(&location, Some("2000-2999"), &bytes[2000..]).is(416);
+    t.patch(&location, Some("0-999"), &bytes[..1000]).expect(416);
+    let answer = t.patch(&location, Some("2000-2999"), &bytes[2000..]).expect(416);
     if t.ours {
         assert_eq!(answer.header("range"), Some("0-999"));
         assert_eq!(answer.location(), location);
     }
-    let location = t.get(&location).is(204).location();
-    let location = t.patch(&location, Some("1000-2999"), &bytes[1000..]).is(202).location();
-    t.finish(&location, &digest(&bytes), b"").is(201);
+    let location = t.get(&location).expect(204).location();
+    let location = t.patch(&location, Some("1000-2999"), &bytes[1000..]).expect(202).location();
+    t.finish(&location, &digest(&bytes), b"").expect(201);
 }
 
 fn range_invalid(t: &Target, name: &str) {
     for range in ["a-b", "9-5"] {
         let location = t.begin(name);
-        t.patch(&location, Some(range), &noise(10)).is(416);
+        t.patch(&location, Some(range), &noise(10)).expect(416);
     }
 }
 
 fn streamed(t: &Target, name: &str) {
     let bytes = noise(2 << 20);
-    let location = t.patch(&t.begin(name), None, &bytes[..1 << 20]).is(202).location();
-    let location = t.patch(&location, None, &bytes[1 << 20..]).is(202).location();
-    t.finish(&location, &digest(&bytes), b"").is(201);
-    assert!(t.get(&format!("/v2/{name}/blobs/{}", digest(&bytes))).is(200).body == bytes);
+    let location = t.patch(&t.begin(name), None, &bytes[..1 << 20]).expect(202).location();
+    let location = t.patch(&location, None, &bytes[1 << 20..]).expect(202).location();
+    t.finish(&location, &digest(&bytes), b"").expect(201);
+    assert!(t.get(&format!("/v2/{name}/blobs/{}", digest(&bytes))).expect(200).body == bytes);
 }
 
 fn transfer_chunks(t: &Target, name: &str) {
@@ -161,32 +161,32 @@ fn transfer_chunks(t: &Target, name: &str) {
         wire.send(b"\r\n").expect("sent");
     }
     wire.send(b"0\r\n\r\n").expect("sent");
-    let location = wire.answer(false).expect("an answer").is(202).location();
-    t.finish(&location, &digest(&bytes), b"").is(201);
+    let location = wire.answer(false).expect("an answer").expect(202).location();
+    t.finish(&location, &digest(&bytes), b"").expect(201);
 }
 
 fn status(t: &Target, name: &str) {
     let location = t.begin(name);
-    let answer = t.get(&location).is(204);
+    let answer = t.get(&location).expect(204);
     assert!(answer.header("range").is_some_and(|r| r.starts_with("0-")), "{answer}");
-    let location = t.patch(&answer.location(), Some("0-99"), &noise(100)).is(202).location();
-    let answer = t.get(&location).is(204);
+    let location = t.patch(&answer.location(), Some("0-99"), &noise(100)).expect(202).location();
+    let answer = t.get(&location).expect(204);
     assert_eq!(answer.header("range"), Some("0-99"));
-    t.patch(&answer.location(), Some("100-199"), &noise(100)).is(202);
+    t.patch(&answer.location(), Some("100-199"), &noise(100)).expect(202);
 }
 
 fn cancelled(t: &Target, name: &str) {
-    let location = t.patch(&t.begin(name), None, &noise(100)).is(202).location();
-    t.delete(&location).is(204);
+    let location = t.patch(&t.begin(name), None, &noise(100)).expect(202).location();
+    t.delete(&location).expect(204);
     t.get(&location).refused(404, "BLOB_UPLOAD_UNKNOWN");
-    t.patch(&location, None, b"x").is(404);
-    t.finish(&location, &digest(b""), b"").is(404);
-    t.delete(&location).is(404);
+    t.patch(&location, None, b"x").expect(404);
+    t.finish(&location, &digest(b""), b"").expect(404);
+    t.delete(&location).expect(404);
 }
 
 fn upload_unknown(t: &Target, name: &str) {
     let target = format!("/v2/{name}/blobs/uploads/{}", "0".repeat(32));
-    t.get(&target).is(404);
+    t.get(&target).expect(404);
     if t.ours {
         t.get(&target).refused(404, "BLOB_UPLOAD_UNKNOWN");
         t.patch(&target, None, b"x").refused(404, "BLOB_UPLOAD_UNKNOWN");
@@ -207,40 +207,40 @@ fn mount(t: &Target, name: &str) {
     let bytes = noise(777);
     let digest = t.blob(name, &bytes);
     let target = format!("/v2/{name}/copy/blobs/uploads/?mount={digest}&from={name}");
-    let answer = t.send("POST", &target, &[], b"").is(201);
-    assert_eq!(t.get(&answer.location()).is(200).body, bytes);
-    assert_eq!(t.get(&format!("/v2/{name}/copy/blobs/{digest}")).is(200).body, bytes);
+    let answer = t.send("POST", &target, &[], b"").expect(201);
+    assert_eq!(t.get(&answer.location()).expect(200).body, bytes);
+    assert_eq!(t.get(&format!("/v2/{name}/copy/blobs/{digest}")).expect(200).body, bytes);
 }
 
 fn mount_unknown(t: &Target, name: &str) {
     let bytes = noise(777);
     for from in [format!("{name}/none"), "no/such".into()] {
         let target = format!("/v2/{name}/blobs/uploads/?mount={}&from={from}", digest(&bytes));
-        let location = t.send("POST", &target, &[], b"").is(202).location();
-        t.finish(&location, &digest(&bytes), &bytes).is(201);
+        let location = t.send("POST", &target, &[], b"").expect(202).location();
+        t.finish(&location, &digest(&bytes), &bytes).expect(201);
     }
     // Without a source, too.
     let target = format!("/v2/{name}/blobs/uploads/?mount={}", digest(b"none"));
-    t.send("POST", &target, &[], b"").is(202);
+    t.send("POST", &target, &[], b"").expect(202);
 }
 
 fn manifest_by_tag(t: &Target, name: &str) {
     let bytes = t.image(name);
-    let answer = t.put(name, "v1.0_x", MANIFEST, &bytes).is(201);
+    let answer = t.put(name, "v1.0_x", MANIFEST, &bytes).expect(201);
     assert_eq!(answer.header("docker-content-digest"), Some(digest(&bytes).as_str()));
-    assert_eq!(t.get(&answer.location()).is(200).body, bytes);
+    assert_eq!(t.get(&answer.location()).expect(200).body, bytes);
 }
 
 fn manifest_by_digest(t: &Target, name: &str) {
     let bytes = t.image(name);
-    let answer = t.put(name, &digest(&bytes), MANIFEST, &bytes).is(201);
-    assert_eq!(t.get(&answer.location()).is(200).body, bytes);
+    let answer = t.put(name, &digest(&bytes), MANIFEST, &bytes).expect(201);
+    assert_eq!(t.get(&answer.location()).expect(200).body, bytes);
 }
 
 fn manifest_mismatch(t: &Target, name: &str) {
     let bytes = t.image(name);
     t.put(name, &digest(b"other"), MANIFEST, &bytes).refused(400, "DIGEST_INVALID");
-    t.get(&format!("/v2/{name}/manifests/{}", digest(&bytes))).is(404);
+    t.get(&format!("/v2/{name}/manifests/{}", digest(&bytes))).expect(404);
 }
 
 fn manifest_blobs(t: &Target, name: &str) {
@@ -251,7 +251,7 @@ fn manifest_blobs(t: &Target, name: &str) {
     assert!(matches!(answer.status, 400 | 404), "{answer}");
     assert_eq!(answer.code(), "MANIFEST_BLOB_UNKNOWN");
     assert_eq!(answer.json()["errors"].as_array().map(Vec::len), Some(2), "{answer}");
-    t.get(&format!("/v2/{name}/manifests/1")).is(404);
+    t.get(&format!("/v2/{name}/manifests/1")).expect(404);
     // Somebody else's blob is not there, either.
     let (config, layer) = (noise(10), noise(20));
     t.blob(&format!("{name}/other"), &config);
@@ -273,8 +273,8 @@ fn index(t: &Target, name: &str) {
     let index = json!({"schemaVersion": 2, "mediaType": INDEX,
         "manifests": [descriptor(MANIFEST, &one), descriptor(MANIFEST, &two)]})
     .to_string();
-    t.put(name, "index", INDEX, index.as_bytes()).is(201);
-    let answer = t.get(&format!("/v2/{name}/manifests/index")).is(200);
+    t.put(name, "index", INDEX, index.as_bytes()).expect(201);
+    let answer = t.get(&format!("/v2/{name}/manifests/index")).expect(200);
     assert_eq!((answer.header("content-type"), answer.body.as_slice()), (Some(INDEX), index.as_bytes()));
 }
 
@@ -282,8 +282,8 @@ fn raw(t: &Target, name: &str) {
     let value: serde_json::Value = serde_json::from_slice(&t.image(name)).expect("JSON");
     let mut bytes = serde_json::to_vec_pretty(&value).expect("JSON");
     bytes.extend_from_slice(b"\n\n  \t\r\n");
-    t.put(name, "1", MANIFEST, &bytes).is(201);
-    assert_eq!(t.get(&format!("/v2/{name}/manifests/1")).is(200).body, bytes);
+    t.put(name, "1", MANIFEST, &bytes).expect(201);
+    assert_eq!(t.get(&format!("/v2/{name}/manifests/1")).expect(200).body, bytes);
 }
 
 fn docker_format(t: &Target, name: &str) {
@@ -294,8 +294,8 @@ fn docker_format(t: &Target, name: &str) {
         "config": descriptor("application/vnd.docker.container.image.v1+json", &config),
         "layers": [descriptor("application/vnd.docker.image.rootfs.diff.tar", &layer)]})
     .to_string();
-    t.put(name, "1", DOCKER, bytes.as_bytes()).is(201);
-    let answer = t.get(&format!("/v2/{name}/manifests/1")).is(200);
+    t.put(name, "1", DOCKER, bytes.as_bytes()).expect(201);
+    let answer = t.get(&format!("/v2/{name}/manifests/1")).expect(200);
     assert_eq!((answer.header("content-type"), answer.body.as_slice()), (Some(DOCKER), bytes.as_bytes()));
 }
 
@@ -304,15 +304,15 @@ fn manifest_large(t: &Target, name: &str) {
     bytes.resize((4 << 20) + 1, b' ');
     let answer = t.put(name, "1", MANIFEST, &bytes);
     assert_eq!(answer.status, if t.ours { 413 } else { 400 }, "{answer}");
-    t.get(&format!("/v2/{name}/manifests/1")).is(404);
+    t.get(&format!("/v2/{name}/manifests/1")).expect(404);
 }
 
 fn manifest_limit(t: &Target, name: &str) {
     let mut bytes = t.image(name);
     // docker-registry counts otherwise.
     bytes.resize((4 << 20) - if t.ours { 0 } else { 1 }, b' ');
-    t.put(name, "1", MANIFEST, &bytes).is(201);
-    assert!(t.get(&format!("/v2/{name}/manifests/1")).is(200).body == bytes);
+    t.put(name, "1", MANIFEST, &bytes).expect(201);
+    assert!(t.get(&format!("/v2/{name}/manifests/1")).expect(200).body == bytes);
 }
 
 fn manifest_invalid(t: &Target, name: &str) {
@@ -343,8 +343,8 @@ fn size_mismatch(t: &Target, name: &str) {
 
 fn tag_moves(t: &Target, name: &str) {
     let (one, two) = (t.tagged(name, "1"), t.tagged(name, "1"));
-    assert_eq!(t.get(&format!("/v2/{name}/manifests/1")).is(200).body, two);
-    assert_eq!(t.get(&format!("/v2/{name}/manifests/{}", digest(&one))).is(200).body, one);
+    assert_eq!(t.get(&format!("/v2/{name}/manifests/1")).expect(200).body, two);
+    assert_eq!(t.get(&format!("/v2/{name}/manifests/{}", digest(&one))).expect(200).body, one);
 }
 
 fn tag_invalid(t: &Target, name: &str) {
@@ -360,21 +360,21 @@ fn subject(t: &Target, name: &str) {
     let mut value: serde_json::Value = serde_json::from_slice(&t.image(name)).expect("JSON");
     value["subject"] = descriptor(MANIFEST, &subject);
     let bytes = value.to_string();
-    let answer = t.put(name, &digest(bytes.as_bytes()), MANIFEST, bytes.as_bytes()).is(201);
+    let answer = t.put(name, &digest(bytes.as_bytes()), MANIFEST, bytes.as_bytes()).expect(201);
     assert_eq!(answer.header("oci-subject"), Some(digest(&subject).as_str()));
 }
 
 fn subject_missing(t: &Target, name: &str) {
     let mut value: serde_json::Value = serde_json::from_slice(&t.image(name)).expect("JSON");
     value["subject"] = descriptor(MANIFEST, b"it will come later");
-    t.put(name, "1", MANIFEST, value.to_string().as_bytes()).is(201);
+    t.put(name, "1", MANIFEST, value.to_string().as_bytes()).expect(201);
 }
 
 fn artifact(t: &Target, name: &str) {
     t.blob(name, b"{}");
     let value = json!({"schemaVersion": 2, "mediaType": MANIFEST, "artifactType": "application/x.sbom",
         "config": descriptor("application/vnd.oci.empty.v1+json", b"{}"), "layers": []});
-    t.put(name, "1", MANIFEST, value.to_string().as_bytes()).is(201);
+    t.put(name, "1", MANIFEST, value.to_string().as_bytes()).expect(201);
 }
 
 fn foreign(t: &Target, name: &str) {
@@ -384,7 +384,7 @@ fn foreign(t: &Target, name: &str) {
     layer["urls"] = json!(["https://example.com/layer"]);
     let value = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": descriptor(CONFIG, &config),
         "layers": [layer]});
-    t.put(name, "1", MANIFEST, value.to_string().as_bytes()).is(201);
+    t.put(name, "1", MANIFEST, value.to_string().as_bytes()).expect(201);
 }
 
 fn again(t: &Target, name: &str) {
@@ -392,13 +392,13 @@ fn again(t: &Target, name: &str) {
     for _ in 0..3 {
         t.blob(name, &bytes);
     }
-    assert_eq!(t.get(&format!("/v2/{name}/blobs/{}", digest(&bytes))).is(200).body, bytes);
+    assert_eq!(t.get(&format!("/v2/{name}/blobs/{}", digest(&bytes))).expect(200).body, bytes);
 }
 
 fn names(t: &Target, name: &str) {
     for more in ["a.b", "a_b", "a__b", "a--b", "0/1/2/3", "blobs/uploads", "manifests", "tags/list"] {
         let name = format!("{name}/{more}");
         let bytes = t.tagged(&name, "latest");
-        assert_eq!(t.get(&format!("/v2/{name}/manifests/latest")).is(200).body, bytes, "{name} {LAYER}");
+        assert_eq!(t.get(&format!("/v2/{name}/manifests/latest")).expect(200).body, bytes, "{name} {LAYER}");
     }
 }

@@ -192,14 +192,14 @@ impl Target {
     /// Begins an upload; where it goes on.
     #[track_caller]
     pub fn begin(&self, name: &str) -> String {
-        self.send("POST", &format!("/v2/{name}/blobs/uploads/"), &[], b"").is(202).location()
+        self.send("POST", &format!("/v2/{name}/blobs/uploads/"), &[], b"").expect(202).location()
     }
 
     /// Pushes a blob as most clients do; its digest.
     #[track_caller]
     pub fn blob(&self, name: &str, bytes: &[u8]) -> String {
         let location = self.begin(name);
-        self.finish(&location, &digest(bytes), bytes).is(201);
+        self.finish(&location, &digest(bytes), bytes).expect(201);
         digest(bytes)
     }
 
@@ -232,7 +232,7 @@ impl Target {
     #[track_caller]
     pub fn tagged(&self, name: &str, tag: &str) -> Vec<u8> {
         let bytes = self.image(name);
-        self.put(name, tag, MANIFEST, &bytes).is(201);
+        self.put(name, tag, MANIFEST, &bytes).expect(201);
         bytes
     }
 }
