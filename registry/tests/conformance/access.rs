@@ -309,7 +309,7 @@ fn forms() {
 }
 
 /// An image that unpacks; its manifest.
-fn real_image(t: &Target, name: &str) -> Vec<u8> {
+pub fn real_image(t: &Target, name: &str) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_ustar();
     header.set_size(6);

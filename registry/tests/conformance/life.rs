@@ -212,7 +212,8 @@ fn concurrent() {
                         if t.head(&format!("/v2/{name}/blobs/{}", digest(shared))).status != 200 {
                             t.blob(&name, shared);
                         }
-                        let bytes = crate::subject::manifest(&config, std::slice::from_ref(shared)).to_string();
+                        let bytes =
+                            crate::subject::manifest(&config, std::slice::from_ref(shared)).to_string();
                         t.put(&name, "1", MANIFEST, bytes.as_bytes()).expect(201);
                         whole(&t, &name, "1", bytes.as_bytes());
                         if round % 2 == 0 {

@@ -27,6 +27,7 @@ mod discovery;
 mod http;
 mod life;
 mod management;
+mod peers;
 mod pull;
 mod push;
 mod subject;
@@ -51,8 +52,16 @@ fn runs(program: &str) -> bool {
     std::process::Command::new(program).arg("--version").output().is_ok()
 }
 
-fn runs_openssl() -> bool {
-    std::process::Command::new("openssl").arg("version").output().is_ok()
+/// Whether this host has what a test needs.
+fn met(need: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    let openssl = std::process::Command::new("openssl").arg("version").output().is_ok();
+    match need {
+        "openssl" => openssl,
+        "image-tools" => root && openssl && ["podman", "crun", "skopeo"].iter().all(|p| runs(p)),
+        "docker" => root && ["dockerd", "docker", "setpriv"].iter().all(|p| runs(p)),
+        _ => false,
+    }
 }
 
 /// A test of ours alone: its name, what it needs, and what it does.
@@ -115,10 +124,8 @@ fn main() {
     for part in [pull::REQUIREMENTS, push::REQUIREMENTS, discovery::REQUIREMENTS, management::REQUIREMENTS] {
         all.extend(part.iter().flat_map(|requirement| trials(*requirement, peer)));
     }
-    for (name, need, f) in [attack::TESTS, access::TESTS, life::TESTS, crash::TESTS, through::TESTS].concat()
-    {
-        all.push(trial(name, need.map(|need| (need, runs_openssl())), f));
-    }
+    let own = [attack::TESTS, access::TESTS, life::TESTS, crash::TESTS, through::TESTS, peers::TESTS];
+    all.extend(own.concat().into_iter().map(|(name, need, f)| trial(name, need.map(|n| (n, met(n))), f)));
     let (own, peer) =
         if arguments.list { (None, None) } else { (Some(Own::start(|b| b)), peer.then(Peer::start)) };
     if let Some(own) = &own {
