@@ -131,7 +131,15 @@ async fn open(state: &Shared, name: &Name, id: &UploadId) -> Reply<Upload> {
     let at = upload_at(name, id);
     let slot = state.uploads.lock(&at).await?;
     let state = state.clone();
-    blocking(move || Upload::open(&state.depot, at, slot)).await
+    blocking(move || {
+        let upload = Upload::open(&state.depot, at.clone(), slot);
+        if upload.is_err() {
+            // Of names that are guessed nothing is kept.
+            state.uploads.forget(&at);
+        }
+        upload
+    })
+    .await
 }
 
 /// Takes the body. What came of one that breaks off stays, and the client is told how much it was.

@@ -90,6 +90,8 @@ pub(super) async fn answer(state: Shared, request: Request<Incoming>) -> Result<
         tracing::debug!(%method, path, status = refusal.status().as_u16(), "refused");
         refusal.into_answer()
     });
+    // A browser must not take what somebody pushed for a page.
+    let answer = answer.named("x-content-type-options", "nosniff");
     Ok(answer.named("docker-distribution-api-version", "registry/2.0").finish())
 }
 

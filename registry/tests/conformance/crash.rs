@@ -10,11 +10,13 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::Test;
-use crate::http::{Answer, try_ask};
+use crate::http::{Answer, Wire, try_ask};
 use crate::subject::{Dir, MANIFEST, RUNTIME, Target, builder, digest, manifest, noise, with_query};
 
-pub const TESTS: &[Test] =
-    &[("crash::a_killed_server_loses_nothing_confirmed_and_serves_nothing_unverified", None, killed)];
+pub const TESTS: &[Test] = &[
+    ("crash::a_killed_server_loses_nothing_confirmed_and_serves_nothing_unverified", None, killed),
+    ("crash::memory_does_not_grow_with_a_blob", None, memory),
+];
 
 /// The other process: serves until it is killed, or nobody listens any more.
 pub fn serve(root: &Path) {
@@ -141,4 +143,53 @@ fn content(root: &Path) {
         let bytes = std::fs::read(entry.path()).expect("readable");
         assert_eq!(digest(&bytes), format!("sha256:{}", entry.file_name().to_string_lossy()));
     }
+}
+
+/// Pushes and pulls one blob, by default of 256 MB, with another process that has to stay small.
+fn memory() {
+    let pieces = std::env::var("BOXSHIP_REGISTRY_MB").ok().and_then(|v| v.parse().ok()).unwrap_or(256usize);
+    let dir = Dir::new();
+    let server = Server::start(&dir.0);
+    let t = Target::new(&server.host);
+    let piece = noise(1 << 20);
+    let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
+    (0..pieces).for_each(|_| hash.update(&piece));
+    let hex: String = hash.finish().as_ref().iter().map(|b| format!("{b:02x}")).collect();
+    let digest = format!("sha256:{hex}");
+    let target = with_query(&t.begin("a"), "digest", &digest);
+    let mut wire = Wire::open(&server.host);
+    wire.head("PUT", &target, &[("Content-Length", &(pieces << 20).to_string())]);
+    wire.send(b"\r\n").expect("sent");
+    for _ in 0..pieces {
+        wire.send(&piece).expect("sent");
+    }
+    wire.answer(false).expect("an answer").expect(201);
+    let mut wire = Wire::open(&server.host);
+    wire.head("GET", &format!("/v2/a/blobs/{digest}"), &[("Connection", "close")]);
+    wire.send(b"\r\n").expect("sent");
+    let mut buffer = vec![0; 1 << 20];
+    let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
+    let mut head = Vec::new();
+    loop {
+        let n = wire.0.read(&mut buffer).expect("it comes");
+        if n == 0 {
+            break;
+        }
+        if head.ends_with(b"\r\n\r\n") {
+            hash.update(&buffer[..n]);
+            continue;
+        }
+        head.extend_from_slice(&buffer[..n]);
+        let end = head.windows(4).position(|w| w == b"\r\n\r\n").expect("a head in one piece") + 4;
+        hash.update(&head[end..]);
+        head.truncate(end);
+    }
+    let back: String = hash.finish().as_ref().iter().map(|b| format!("{b:02x}")).collect();
+    assert_eq!(back, hex);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.process.id())).expect("readable");
+    let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).expect("a peak");
+    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().expect("a number");
+    println!("{pieces} MiB each way, peak {} MiB", peak >> 10);
+    assert!(peak < 64 << 10, "{peak} kB");
+    server.kill();
 }
