@@ -28,7 +28,11 @@ pub struct Swept {
 /// for in that time. What is pushed meanwhile stays: it is noted from the first moment on, and whoever links
 /// content does not do so while something is removed.
 pub(super) fn collect(depot: &Depot, uploads: &Uploads, grace: Duration) -> io::Result<Swept> {
-    *depot.recent.lock().unwrap_or_else(PoisonError::into_inner) = Some(HashSet::new());
+    {
+        // Who began to link before that has ended: his link is seen, or what he links is noted.
+        let _alone = depot.linking.write().unwrap_or_else(PoisonError::into_inner);
+        *depot.recent.lock().unwrap_or_else(PoisonError::into_inner) = Some(HashSet::new());
+    }
     let result = sweep(depot, uploads, grace);
     *depot.recent.lock().unwrap_or_else(PoisonError::into_inner) = None;
     result
