@@ -115,7 +115,10 @@ pub(crate) enum Access {
 
 impl Format {
     pub(crate) fn parse(text: &[u8]) -> Result<Format> {
-        serde_json::from_slice(text).map_err(|source| Error::Json { what: "format", source })
+        let bad = |source| Error::Json { what: "format", source };
+        // An object, and not a list of what one would have.
+        let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(text).map_err(bad)?;
+        serde_json::from_value(object.into()).map_err(bad)
     }
 
     pub(crate) fn access(&self) -> Access {

@@ -66,6 +66,9 @@ fn a_store_with_features() {
         let result = open(&root);
         assert!(matches!(&result, Err(Error::Format { found, .. }) if found.contains("\"x\"")), "{result:?}");
     }
+    // Found by the fuzzer: it was read as version 1 without features.
+    std::fs::write(root.join("format"), "[1]").expect("written");
+    assert!(matches!(open(&root), Err(Error::Json { .. })));
     format(["c", "x", ""]);
     let mut before = BTreeMap::new();
     everything(&root, &mut before);
