@@ -68,7 +68,8 @@ async fn joining() {
 }
 
 /// `top` entered the container and executed programs of its image as root of the host.
-/// Red on Podman before 4.0 (its advisory); here there is no program to execute: the test holds that.
+/// Red when `Container::top` in `src/container.rs` executes the container's own `ps`: the marker
+/// says "run".
 async fn poisoned_top() {
     let outside = Sentinel::new("2022-1227");
     let b = Bundle::new("2022-1227").await;
