@@ -20,7 +20,7 @@ const HARMLESS: &[(libc::c_long, &str)] = &[
 pub fn calls(step: usize) -> Result<String, Failed> {
     let mut arena = Arena::new("fault");
     let (mut runs, mut errors, mut failures, mut turn) = (0, 0, Vec::new(), 0);
-    for role in ["ephemeral", "detached", "fortress"] {
+    for role in ["ephemeral", "detached", "reopened", "fortress"] {
         for class in [Class::Embedder, Class::Helper, Class::Inner] {
             let count = Plan { class: Some(class), only: None, at: usize::MAX, act: Act::Count };
             let report = tracer::run(role, &[&arena.root(), &arena.out()], &count);

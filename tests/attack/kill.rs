@@ -16,13 +16,17 @@ struct Attack {
 pub fn points(points: usize) -> Result<String, Failed> {
     let mut arena = Arena::new("kill");
     let mut attacks = Vec::new();
-    for role in ["ephemeral", "detached"] {
+    for role in ["ephemeral", "detached", "reopened"] {
         for (counted, targets) in [
             (None, vec![Class::Embedder]),
             (None, vec![Class::Embedder, Class::Helper, Class::Inner]),
             (Some(Class::Helper), vec![Class::Helper]),
             (Some(Class::Inner), vec![Class::Inner]),
         ] {
+            // It starts nothing, so there is nobody else to kill.
+            if role == "reopened" && targets != [Class::Embedder] {
+                continue;
+            }
             let plan = Plan { class: counted, only: None, at: usize::MAX, act: Act::Kill(vec![]) };
             let report = tracer::run(role, &[&arena.root()], &plan);
             let wrong = arena.check(&report);

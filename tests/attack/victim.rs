@@ -17,12 +17,16 @@ pub fn say(line: &str) {
 
 /// Plays a role and exits.
 pub fn play(role: &str, args: &[String]) {
+    let root = Path::new(args.first().expect("a root"));
+    if role == "reopened" {
+        leave(root).expect("leftovers");
+    }
     say("ready");
     let _ = std::io::stdin().lock().read_line(&mut String::new());
-    let root = Path::new(args.first().expect("a root"));
     let once = || match role {
         "ephemeral" => ephemeral(root),
         "detached" => detached(root),
+        "reopened" => reopened(root),
         _ => fort::play(role, root, Path::new(&args[1])),
     };
     match once() {
@@ -100,4 +104,36 @@ fn detached(root: &Path) -> Result<()> {
     life().inspect_err(|_| {
         let _ = container.delete(true);
     })
+}
+
+/// What the dead leave: a container whose monitor was killed, one that was never started, one half made, and
+/// the beginnings of other work.
+fn leave(root: &Path) -> Result<()> {
+    let runtime = Runtime::open(root)?;
+    let container = runtime.create(config(&runtime, "echo one; echo two; exec sleep 600")?)?;
+    container.start()?;
+    let pid = container.state()?.pid.ok_or("no pid")?;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)).ok_or("no parent")?;
+    for pid in [parent.parse()?, i32::try_from(pid)?] {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL)?;
+    }
+    runtime.create(config(&runtime, "echo one")?)?;
+    let random = Config::default().id;
+    for dir in ["containers", "snapshots", "trash", "ingest"] {
+        let dir = root.join(dir).join(&random);
+        std::fs::create_dir(&dir)?;
+        std::fs::write(dir.join("monitor"), "")?;
+    }
+    Ok(())
+}
+
+/// Finds what the dead left, tells the truth of it, and removes it.
+fn reopened(root: &Path) -> Result<()> {
+    let runtime = Runtime::open(root)?;
+    for container in runtime.containers()? {
+        container.state()?;
+        container.delete(true)?;
+    }
+    if runtime.containers()?.is_empty() { Ok(()) } else { Err("something is left".into()) }
 }
