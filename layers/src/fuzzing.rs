@@ -1,6 +1,6 @@
 //! Doors for `fuzz/`: they exist under `cfg(fuzzing)` only, which cargo-fuzz sets.
 
-use std::io::Read;
+use std::io::{BufRead, Read};
 
 use crate::archive::Bounds;
 use crate::archive::reader::Reader;
@@ -35,7 +35,7 @@ pub fn image_name(text: &str) -> Option<String> {
 ///
 /// # Errors
 /// What the reader says.
-pub fn archive(input: impl Read) -> crate::Result<Vec<ArchiveEntry>> {
+pub fn archive(input: impl BufRead) -> crate::Result<Vec<ArchiveEntry>> {
     let mut reader = Reader::new(input, Bounds::default());
     let mut all = Vec::new();
     while let Some(e) = reader.next()? {
