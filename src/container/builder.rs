@@ -472,8 +472,8 @@ impl ContainerBuilder {
     /// control that the host does not grant. The program did not run then.
     ///
     /// # Cancel safety
-    /// Dropping the future kills the container; what is left of it is removed by the engine's next
-    /// operation.
+    /// Dropping the future kills the container: at once, or while it is being started and in the 10 ms after
+    /// that, when these are over. What is left of it is removed by the engine's next operation.
     pub async fn output(self) -> Result<Output> {
         if matches!(self.stdin, Stdin::Open) {
             return Err(Error::invalid("stdin", "output() has nobody to attach; use run()"));

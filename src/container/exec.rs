@@ -109,7 +109,8 @@ impl ExecBuilder {
     /// [`NotFound`](crate::ErrorKind) for a program that the container lacks.
     ///
     /// # Cancel safety
-    /// Dropping the future kills the process; the container goes on.
+    /// Dropping the future kills the process: at once, or while it is being started and in the 10 ms after
+    /// that, when these are over. The container goes on.
     pub async fn output(mut self) -> Result<Output> {
         let (input, bounds) = (self.stdin.take(), self.bounds);
         if input.is_some() && self.config.terminal.is_some() {
