@@ -3,30 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test binary")]
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use boxship_layers::{Check, Digest, Durability, Error, LoadOptions, Platform, Store};
+use boxship_layers::{Check, Digest, Error, LoadOptions, Platform, Store};
 use serde_json::{Value, json};
 
-struct Scratch(PathBuf);
+mod support;
 
-impl Scratch {
-    fn new(name: &str) -> Scratch {
-        let dir = std::env::temp_dir().join(format!("boxship-archives-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&dir).expect("made");
-        Scratch(dir)
-    }
-
-    fn store(&self, name: &str) -> Store {
-        Store::open_with(self.0.join(name), Durability::Relaxed).expect("a store")
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+use support::Scratch;
 
 fn tar(files: &[(&str, Vec<u8>)]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());

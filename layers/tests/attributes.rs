@@ -6,31 +6,15 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use boxship_layers::{Check, CommitOptions, Durability, Error, Image, ImageOptions, Owners, Result, Store};
+use boxship_layers::{Check, CommitOptions, Error, Image, ImageOptions, Owners, Result, Store};
 use rustix::fs::XattrFlags;
 
 const ACCESS: &str = "system.posix_acl_access";
 const DEFAULT: &str = "system.posix_acl_default";
 
-struct Scratch(PathBuf);
+mod support;
 
-impl Scratch {
-    fn new(name: &str) -> Scratch {
-        let dir = std::env::temp_dir().join(format!("boxship-attributes-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&dir).expect("made");
-        Scratch(dir)
-    }
-
-    fn store(&self, name: &str) -> Store {
-        Store::open_with(self.0.join(name), Durability::Relaxed).expect("a store")
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+use support::Scratch;
 
 /// The kernel's form: user rwx, user `id` r-x, group r--, mask r-x, other none.
 fn acl(id: u32) -> Vec<u8> {

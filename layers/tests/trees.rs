@@ -45,7 +45,10 @@ fn alone(name: &str, ordinary: bool) -> Option<PathBuf> {
     std::fs::set_permissions(&scratch.0, Permissions::from_mode(0o777)).expect("set");
     // Where an ordinary user can execute it.
     let program = scratch.0.join("program");
-    std::fs::copy(std::env::current_exe().expect("known"), &program).expect("copied");
+    // By another program: what another test starts meanwhile would inherit our open file, which could then not
+    // be executed.
+    let me = std::env::current_exe().expect("known");
+    assert!(Command::new("cp").arg(me).arg(&program).status().is_ok_and(|s| s.success()), "cp");
     let mut command = Command::new(&program);
     command.args(["--exact", name, "--nocapture"]).env(CHILD, scratch.0.join("store")).current_dir("/");
     if ordinary && rustix::process::geteuid().is_root() {
